@@ -1,0 +1,19 @@
+"""The two ways in which a command fails, as the user sees them: one clear message and an exit code."""
+
+
+class UserError(Exception):
+    """A message for people; the command prints it without a traceback and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """The configuration is wrong: nothing was started and nothing was written (exit code 2)."""
+
+    exit_code = 2
+
+
+class RunError(UserError):
+    """The run could not start or go on: data, disk, device, numbers (exit code 1)."""
+
+    exit_code = 1
