@@ -1,0 +1,87 @@
+"""Which configuration a run goes on with: its own, with only those changes that keep the science the same."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from mobilenet_train.config import SCHEMAS, TrainConfig, check, from_dict
+from mobilenet_train.errors import ConfigError, RunError
+
+FREE = ("device", "checkpoint", "tensorboard", "log_every", "outputs", "run_dir", "resume", "dry_run")
+
+
+def resolve_resume(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path | None]:
+    """The configuration to run, and the folder of the run that goes on (None for a new run).
+
+    With `resume=RUN`, RUN/config.yaml is the base and only what was typed is compared with it. With
+    `run_dir=DIR` on a folder that has a run, the whole configuration must be the same.
+    Raises RunError if there is no run in the folder, ConfigError for a change that would alter the result.
+    """
+    if config.resume is not None and config.run_dir is not None:
+        raise ConfigError(f"resume={config.resume} and run_dir={config.run_dir} both name a run folder; give one")
+    if config.resume is not None:
+        folder = Path(config.resume).expanduser()
+        saved = read_config(folder)
+        return merge(saved, config, [key for key in typed_keys(overrides) if key != "resume"]), folder
+    folder = Path(config.run_dir).expanduser() if config.run_dir is not None else None
+    if folder is None or not (folder / "config.yaml").exists():
+        return config, None
+    return merge(read_config(folder), config, list(asdict(config))), folder
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """RUN/config.yaml. Raises RunError if it is not there or not readable."""
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder} holds no run to go on with: {path} can't be read ({_reason(error)})") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{folder} holds no run to go on with: {path} is not a configuration")
+    return from_dict(values)
+
+
+def typed_keys(overrides: list[str]) -> list[str]:
+    """The keys that the command line sets. A choice such as model=v2 counts as its name, except device's."""
+    typed = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
+    return [f"{key}.name" if key in SCHEMAS and key != "device" else key for key in typed]
+
+
+def merge(saved: TrainConfig, typed: TrainConfig, keys: list[str]) -> TrainConfig:
+    """`saved` with the values of `typed` for those of `keys` that may change; raises ConfigError for the others."""
+    before, after = OmegaConf.create(asdict(saved)), OmegaConf.create(asdict(typed))
+    for key in keys:
+        if key in ("experiment", "recipe"):
+            raise ConfigError(f"{key}=... can't be given with resume: the run keeps its own configuration")
+        old, new = OmegaConf.select(before, key), OmegaConf.select(after, key)
+        if old == new:
+            continue
+        if key.split(".")[0] in FREE or (key in ("epochs", "max_steps") and _may_grow(saved, old, new)):
+            OmegaConf.update(before, key, new, merge=False)
+            continue
+        raise ConfigError(
+            f"{key}={_plain(new)} can't be given when a run goes on: it was started with {key}={_plain(old)}, and the "
+            "result would be neither. Leave it out, or start a new run"
+        )
+    values = OmegaConf.to_container(before)
+    assert isinstance(values, dict)
+    merged = replace(from_dict({str(k): v for k, v in values.items()}), resume=typed.resume, run_dir=typed.run_dir)
+    check(merged)
+    return merged
+
+
+def _may_grow(saved: TrainConfig, old: Any, new: Any) -> bool:
+    constant = saved.optim.schedule.decay == "constant"
+    return constant and (new is None or (old is not None and new > old))
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error).splitlines()[0]

@@ -1,0 +1,425 @@
+"""The typed schema of everything a user can say, and the checks across keys. Imports neither torch nor numpy.
+
+The values live in `conf/*.yaml`, each with its comment; here are their types and what is allowed.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from mobilenet_train.errors import ConfigError
+
+ACTIVATIONS = ("paper", "relu", "relu6", "hard_swish")
+DECAYS = ("cosine", "linear", "step", "exponential", "constant")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+
+
+@dataclass
+class NetworkConfig(ModelConfig):
+    width_mult: float = MISSING
+    dropout: float = MISSING
+    stride_plan: Any = MISSING  # "auto", "imagenet" or a whole number
+    activation: str = MISSING
+    norm_eps: float = MISSING
+    norm_momentum: float = MISSING
+
+
+@dataclass
+class V1Config(NetworkConfig):
+    separable: bool = MISSING
+    depth_multiplier: int = MISSING
+
+
+@dataclass
+class V2Config(NetworkConfig):
+    pass
+
+
+@dataclass
+class V3Config(NetworkConfig):
+    squeeze_excite: bool = MISSING
+
+
+@dataclass
+class CustomModelConfig(ModelConfig):
+    factory: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DatasetConfig:
+    name: str = MISSING
+    resolution: int = MISSING
+    mean: list[float] | None = MISSING
+    std: list[float] | None = MISSING
+    fraction: float = MISSING
+    max_per_class: int | None = MISSING
+    val_fraction: float = MISSING
+
+
+@dataclass
+class Cifar10Config(DatasetConfig):
+    root: str = MISSING
+    download: bool = MISSING
+
+
+@dataclass
+class DigitsConfig(DatasetConfig):
+    pass
+
+
+@dataclass
+class CustomDatasetConfig(DatasetConfig):
+    factory: str = MISSING
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class AugmentConfig:
+    name: str = MISSING
+    crop_padding: int = MISSING
+    flip: bool = MISSING
+
+
+@dataclass
+class ScheduleConfig:
+    decay: str = MISSING
+    warmup: float = MISSING
+    final: float = MISSING
+    every_epochs: float = MISSING
+    factor: float = MISSING
+
+
+@dataclass
+class OptimConfig:
+    name: str = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    decay_norm_and_bias: bool = MISSING
+    decay_depthwise: bool = MISSING
+    l1: float = MISSING
+    clip_norm: float | None = MISSING
+    accumulate: int = MISSING
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+@dataclass
+class SgdConfig(OptimConfig):
+    momentum: float = MISSING
+    nesterov: bool = MISSING
+
+
+@dataclass
+class RmspropConfig(OptimConfig):
+    momentum: float = MISSING
+    alpha: float = MISSING
+    eps: float = MISSING
+
+
+@dataclass
+class AdamConfig(OptimConfig):
+    betas: list[float] = MISSING
+    eps: float = MISSING
+
+
+@dataclass
+class DeviceConfig:
+    name: str = MISSING
+    threads: int | None = MISSING
+    precision: str = MISSING
+    channels_last: bool = MISSING
+
+
+@dataclass
+class EmaConfig:
+    decay: float = MISSING
+
+
+@dataclass
+class EarlyStopConfig:
+    patience: int | None = MISSING
+
+
+@dataclass
+class EvalConfig:
+    batch_size: int = MISSING
+
+
+@dataclass
+class CheckpointConfig:
+    every_minutes: float = MISSING
+
+
+@dataclass
+class TrainConfig:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    epochs: int = MISSING
+    max_steps: int | None = MISSING
+    batch_size: int = MISSING
+    seed: int = MISSING
+    label_smoothing: float = MISSING
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log_every: int = MISSING
+    tensorboard: bool = MISSING
+    outputs: str = MISSING
+    run_dir: str | None = MISSING
+    resume: str | None = MISSING
+    dry_run: bool = MISSING
+
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "model": {
+        "v1": V1Config,
+        "v2": V2Config,
+        "v3_large": V3Config,
+        "v3_small": V3Config,
+        "custom": CustomModelConfig,
+    },
+    "dataset": {"cifar10": Cifar10Config, "digits": DigitsConfig, "custom": CustomDatasetConfig},
+    "augment": {"none": AugmentConfig, "basic": AugmentConfig, "shift": AugmentConfig},
+    "optim": {"sgd": SgdConfig, "rmsprop": RmspropConfig, "adam": AdamConfig, "adamw": AdamConfig},
+    "device": {"auto": DeviceConfig, "cpu": DeviceConfig, "cuda": DeviceConfig},
+}
+
+
+def register_schemas() -> None:
+    """Makes the types known to Hydra as `schema/train` and `schema/GROUP/NAME`, which the YAML files inherit."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=TrainConfig)
+    for group, schemas in SCHEMAS.items():
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """Rebuilds a configuration from plain values, as `config.yaml` and checkpoints hold them.
+
+    Raises ConfigError for an unknown choice, an unknown key or a value of the wrong type.
+    """
+    groups: dict[str, Any] = {}
+    for group, schemas in SCHEMAS.items():
+        name = values.get(group, {}).get("name")
+        if name not in schemas:
+            raise ConfigError(f"{group}.name={name!r} is unknown; choose one of: {', '.join(schemas)}")
+        groups[group] = schemas[name]
+    return to_config(OmegaConf.merge(OmegaConf.structured(TrainConfig(**groups)), values))
+
+
+def to_config(composed: DictConfig | ListConfig) -> TrainConfig:
+    """Turns a composed configuration into dataclasses, after refusing what Hydra lets through.
+
+    Raises ConfigError for keys added with `+` that the schema does not know, missing values, and
+    numbers that are not finite.
+    """
+    for key, value in leaves(composed):
+        if value == MISSING:
+            raise ConfigError(f"{key} has no value: give one on the command line, {key}=...")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key}={value} is not a finite number")
+    for key in removed_keys(composed):
+        raise ConfigError(f"{key!r} was taken away with ~{key}, but every key is needed; give it a value instead")
+    for key in unknown_keys(composed):
+        raise ConfigError(f"unknown key {key!r}{nearest(key, [k for k, _ in leaves(composed) if k != key])}")
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every (dotted key, value) below a node; a missing value shows as '???'."""
+    if isinstance(node, DictConfig) and not node._is_none():
+        for key in node:
+            child = MISSING if OmegaConf.is_missing(node, key) else node[key]
+            yield from leaves(child, f"{prefix}{key}.")
+    elif isinstance(node, ListConfig) and not node._is_none():
+        for index in range(len(node)):
+            yield from leaves(node[index], f"{prefix}{index}.")
+    else:
+        yield prefix.removesuffix("."), node
+
+
+def unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that Hydra's `+key=value` added beside the fields of a dataclass."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    schema = OmegaConf.get_type(node)
+    fields = getattr(schema, "__dataclass_fields__", None)
+    for key in node:
+        if fields is not None and key not in fields:
+            yield f"{prefix}{key}"
+        elif fields is not None and not OmegaConf.is_missing(node, key):
+            yield from unknown_keys(node[key], f"{prefix}{key}.")
+
+
+def removed_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Keys of the dataclasses that Hydra's `~key` deleted."""
+    schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) and not node._is_none() else None
+    for key in getattr(schema, "__dataclass_fields__", {}):
+        if key not in node:
+            yield f"{prefix}{key}"
+        elif not OmegaConf.is_missing(node, key):
+            yield from removed_keys(node[key], f"{prefix}{key}.")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The end of an error message that suggests what was meant, or nothing."""
+    by_leaf = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+    close = get_close_matches(word, known, n=1) or get_close_matches(word.rsplit(".", 1)[-1], by_leaf, n=1)
+    return f"; did you mean {by_leaf.get(close[0], close[0])!r}?" if close else ""
+
+
+def check(config: TrainConfig) -> None:
+    """Refuses values out of range and options that combine badly. Raises ConfigError for the first one found."""
+    for key, value, ok, allowed in (*_run_rules(config), *_data_rules(config), *_optim_rules(config.optim)):
+        if not ok:
+            raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+    if isinstance(config.model, NetworkConfig):
+        for key, value, ok, allowed in _network_rules(config.model):
+            if not ok:
+                raise ConfigError(f"model.{key}={value} is not allowed: {allowed}")
+    if config.early_stop.patience is not None and config.dataset.val_fraction == 0:
+        raise ConfigError(
+            f"early_stop.patience={config.early_stop.patience} needs a hold-out split to watch: "
+            "add dataset.val_fraction=0.1 (stopping on the test set would choose the result with it)"
+        )
+    if config.device.name == "cpu" and config.device.precision in ("bf16", "fp16"):
+        raise ConfigError(
+            f"device.precision={config.device.precision} needs a CUDA device, and device=cpu was asked for; "
+            "use device.precision=fp32"
+        )
+    for group, schemas in SCHEMAS.items():
+        part = getattr(config, group)
+        if type(part) is not schemas.get(part.name):
+            raise ConfigError(f"{group}.name={part.name} does not go with the keys of {group}; it says one of: {', '.join(schemas)}")
+    for part in (config.model, config.dataset):
+        if isinstance(part, CustomModelConfig | CustomDatasetConfig) and part.factory.count(":") != 1:
+            group = "model" if isinstance(part, CustomModelConfig) else "dataset"
+            raise ConfigError(f"{group}.factory={part.factory!r} is not of the form package.module:function")
+
+
+Rule = tuple[str, Any, bool, str]
+
+
+def _run_rules(c: TrainConfig) -> list[Rule]:
+    return [
+        ("epochs", c.epochs, c.epochs >= 1, "a whole number from 1"),
+        ("max_steps", c.max_steps, c.max_steps is None or c.max_steps >= 1, "null or a whole number from 1"),
+        ("batch_size", c.batch_size, c.batch_size >= 2, "a whole number from 2 (batch-norm needs two images)"),
+        ("seed", c.seed, 0 <= c.seed < 2**32, "a whole number from 0 to 4294967295"),
+        ("label_smoothing", c.label_smoothing, 0 <= c.label_smoothing < 1, "0 <= label_smoothing < 1"),
+        ("ema.decay", c.ema.decay, 0 <= c.ema.decay < 1, "0 (off) <= ema.decay < 1"),
+        (
+            "early_stop.patience",
+            c.early_stop.patience,
+            c.early_stop.patience is None or c.early_stop.patience >= 1,
+            "null or a number of epochs from 1",
+        ),
+        ("eval.batch_size", c.eval.batch_size, c.eval.batch_size >= 1, "a whole number from 1"),
+        (
+            "checkpoint.every_minutes",
+            c.checkpoint.every_minutes,
+            c.checkpoint.every_minutes > 0,
+            "a number of minutes above 0",
+        ),
+        ("log_every", c.log_every, c.log_every >= 1, "a whole number of updates from 1"),
+        ("device.name", c.device.name, c.device.name in SCHEMAS["device"], "one of auto, cpu, cuda"),
+        (
+            "device.threads",
+            c.device.threads,
+            c.device.threads is None or 1 <= c.device.threads <= 1024,
+            "null (all cores) or a whole number from 1 to 1024",
+        ),
+        (
+            "device.precision",
+            c.device.precision,
+            c.device.precision in PRECISIONS,
+            f"one of {', '.join(PRECISIONS)}",
+        ),
+    ]
+
+
+def _data_rules(c: TrainConfig) -> list[Rule]:
+    d, a = c.dataset, c.augment
+    return [
+        ("dataset.resolution", d.resolution, 8 <= d.resolution <= 4096, "pixels, from 8 to 4096"),
+        ("dataset.fraction", d.fraction, 0 < d.fraction <= 1, "0 < dataset.fraction <= 1"),
+        (
+            "dataset.max_per_class",
+            d.max_per_class,
+            d.max_per_class is None or d.max_per_class >= 1,
+            "null or a whole number from 1",
+        ),
+        ("dataset.val_fraction", d.val_fraction, 0 <= d.val_fraction < 1, "0 (off) <= dataset.val_fraction < 1"),
+        ("dataset.mean", d.mean, d.mean is None or len(d.mean) == 3, "null or three numbers, one a channel"),
+        (
+            "dataset.std",
+            d.std,
+            d.std is None or (len(d.std) == 3 and min(d.std) > 0),
+            "null or three numbers above 0, one a channel",
+        ),
+        ("augment.crop_padding", a.crop_padding, 0 <= a.crop_padding <= 64, "pixels, from 0 to 64"),
+    ]
+
+
+def _optim_rules(o: OptimConfig) -> list[Rule]:
+    s = o.schedule
+    rules: list[Rule] = [
+        ("optim.lr", o.lr, 0 < o.lr <= 1000, "a number above 0, at most 1000"),
+        ("optim.weight_decay", o.weight_decay, 0 <= o.weight_decay <= 10, "from 0 to 10"),
+        ("optim.l1", o.l1, 0 <= o.l1 <= 10, "from 0 to 10"),
+        ("optim.clip_norm", o.clip_norm, o.clip_norm is None or o.clip_norm > 0, "null or a number above 0"),
+        ("optim.accumulate", o.accumulate, 1 <= o.accumulate <= 65536, "a whole number from 1 to 65536"),
+        ("optim.schedule.decay", s.decay, s.decay in DECAYS, f"one of {', '.join(DECAYS)}"),
+        ("optim.schedule.warmup", s.warmup, 0 <= s.warmup < 1, "a share of all updates, 0 <= warmup < 1"),
+        ("optim.schedule.final", s.final, 0 <= s.final <= 1, "a share of optim.lr, from 0 to 1"),
+        ("optim.schedule.every_epochs", s.every_epochs, s.every_epochs > 0, "a number of epochs above 0"),
+        ("optim.schedule.factor", s.factor, 0 < s.factor <= 1, "0 < factor <= 1"),
+    ]
+    if isinstance(o, SgdConfig | RmspropConfig):
+        rules.append(("optim.momentum", o.momentum, 0 <= o.momentum < 1, "0 <= momentum < 1"))
+    if isinstance(o, SgdConfig):
+        ok = not o.nesterov or o.momentum > 0
+        rules.append(("optim.nesterov", o.nesterov, ok, "Nesterov needs optim.momentum above 0"))
+    if isinstance(o, RmspropConfig):
+        rules.append(("optim.alpha", o.alpha, 0 <= o.alpha < 1, "0 <= alpha < 1"))
+    if isinstance(o, AdamConfig):
+        ok = len(o.betas) == 2 and all(0 <= beta < 1 for beta in o.betas)
+        rules.append(("optim.betas", o.betas, ok, "two numbers, each 0 <= beta < 1"))
+    if isinstance(o, RmspropConfig | AdamConfig):
+        rules.append(("optim.eps", o.eps, o.eps > 0, "a number above 0"))
+    return rules
+
+
+def _network_rules(m: NetworkConfig) -> list[Rule]:
+    whole = isinstance(m.stride_plan, int) and not isinstance(m.stride_plan, bool)
+    plan_ok = m.stride_plan in ("auto", "imagenet") or (whole and 0 <= m.stride_plan <= 5)
+    rules: list[Rule] = [
+        ("width_mult", m.width_mult, 0 < m.width_mult <= 32, "a number above 0, at most 32"),
+        ("dropout", m.dropout, 0 <= m.dropout < 1, "0 <= dropout < 1"),
+        ("stride_plan", m.stride_plan, plan_ok, "auto, imagenet or how many strides to drop, 0 to 5"),
+        ("activation", m.activation, m.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
+        ("norm_eps", m.norm_eps, 0 < m.norm_eps < 1, "0 < norm_eps < 1"),
+        ("norm_momentum", m.norm_momentum, 0 < m.norm_momentum <= 1, "0 < norm_momentum <= 1"),
+    ]
+    if isinstance(m, V1Config):
+        depth_ok = 1 <= m.depth_multiplier <= 16 and (m.separable or m.depth_multiplier == 1)
+        allowed = "a whole number from 1 to 16; above 1 only with model.separable=true"
+        rules.append(("depth_multiplier", m.depth_multiplier, depth_ok, allowed))
+    return rules

@@ -1,0 +1,83 @@
+"""Batches for training and evaluation, made on the device where the data lies. No worker processes."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mobilenet_train.config import AugmentConfig
+from mobilenet_train.data import augment
+from mobilenet_train.data.images import Preprocessing, Split
+
+Batch = tuple[Tensor, Tensor]  # images (B, 3, R, R) fp32, labels (B,) int64
+
+
+class TrainBatches:
+    """Shuffled, augmented batches. The last incomplete batch of an epoch is left out; the shuffle changes which."""
+
+    def __init__(
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        policy: AugmentConfig,
+        batch_size: int,
+        seed: int,
+        layout: torch.memory_format,
+    ) -> None:
+        self.labels = split.labels
+        self.padded = augment.pad(split.images, policy.crop_padding)
+        self.policy = policy
+        self.batch_size = batch_size
+        self.seed = seed
+        self.prepare = Prepare(preprocessing, split.images.device, layout)
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; each depends on (seed, epoch, its samples) only."""
+        policy = self.policy
+        draws = augment.draw(len(self.labels), self.seed, epoch, policy.crop_padding, policy.flip)
+        draws = draws.to(self.labels.device)
+        for batch in range(start, len(self)):
+            samples = draws.order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            corner = draws.top[samples], draws.left[samples]
+            images = augment.crop(self.padded, samples, *corner, policy.crop_padding)
+            if policy.flip:
+                images = augment.mirror(images, draws.flip[samples])
+            yield self.prepare(images), self.labels[samples]
+
+
+class EvalBatches:
+    """Every image once, in order, as it is; the last batch is as small as it has to be."""
+
+    def __init__(self, split: Split, preprocessing: Preprocessing, batch_size: int, layout: torch.memory_format) -> None:
+        self.split = split
+        self.batch_size = batch_size
+        self.prepare = Prepare(preprocessing, split.images.device, layout)
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for images, labels in zip(
+            self.split.images.split(self.batch_size), self.split.labels.split(self.batch_size), strict=True
+        ):
+            yield self.prepare(images), labels
+
+
+class Prepare:
+    """Stored uint8 images -> the network's input, and back for looking at."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device, layout: torch.memory_format) -> None:
+        self.resolution = preprocessing.resolution
+        self.mean = torch.tensor(preprocessing.mean, device=device)
+        self.std = torch.tensor(preprocessing.std, device=device)
+        self.layout = layout
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return augment.normalise(images, self.mean, self.std, self.resolution, self.layout)
+
+    def undo(self, inputs: Tensor) -> Tensor:
+        """Network inputs -> pictures (B, 3, R, R) with values in 0..1."""
+        return (inputs * self.std[:, None, None] + self.mean[:, None, None]).clamp(0, 1)

@@ -1,0 +1,140 @@
+"""What a data set is to the rest of the program: uint8 images and labels in memory, and how to read them."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.seeding import SPLIT, generator
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, H, W, 3) uint8 and labels (N,) int64, on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> "Split":
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set as a source gives it; `dataset=custom` functions return one of these.
+
+    Images are uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W), as numpy arrays or tensors; labels are whole
+    numbers from 0 to len(class_names) - 1.
+    """
+
+    train_images: Any
+    train_labels: Any
+    test_images: Any
+    test_labels: Any
+    class_names: list[str]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Everything between a stored image and the network's input; a checkpoint holds it."""
+
+    resolution: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a run. `val` is the hold-out split, where one was asked for."""
+
+    train: Split
+    test: Split
+    val: Split | None
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    fingerprint: str
+
+    def to(self, device: torch.device) -> "Dataset":
+        val = self.val.to(device) if self.val is not None else None
+        return replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
+
+
+def make_split(images: Any, labels: Any, classes: int, what: str) -> Split:
+    """Checks one split of a source and brings it into the common form. Raises RunError naming what is wrong."""
+    images, labels = torch.as_tensor(np.asarray(images)), torch.as_tensor(np.asarray(labels))
+    if images.dtype != torch.uint8:
+        raise RunError(f"{what} images are {images.dtype}; give uint8 values from 0 to 255")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise RunError(f"{what} images have the shape {tuple(images.shape)}; give (N, H, W, 3), (N, H, W, 1) or (N, H, W)")
+    if labels.dtype.is_floating_point or labels.shape != images.shape[:1]:
+        raise RunError(
+            f"{what} labels are {labels.dtype} {tuple(labels.shape)}; give one whole number for each of the "
+            f"{len(images)} images"
+        )
+    if len(labels) == 0:
+        raise RunError(f"there are no {what} images")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise RunError(f"{what} labels go from {labels.min()} to {labels.max()}; there are {classes} classes, so 0 to {classes - 1}")
+    return Split(images.expand(-1, -1, -1, 3).contiguous(), labels.long())
+
+
+def stratified_sample(labels: Tensor, seed: int, fraction: float = 1.0, max_per_class: int | None = None) -> Tensor:
+    """Indices (sorted) of a seeded sample with the same share of every class, at least one image of each."""
+    order = torch.randperm(len(labels), generator=generator(seed, SPLIT))
+    chosen = []
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        count = max(1, round(fraction * len(members)))
+        chosen.append(members[: min(count, max_per_class or count)])
+    return torch.cat(chosen).sort().values
+
+
+def hold_out(split: Split, seed: int, fraction: float) -> tuple[Split, Split]:
+    """Splits training images into (train, validation), stratified.
+
+    Raises ConfigError if a class would have no training image left.
+    """
+    held = torch.zeros(len(split), dtype=torch.bool)
+    held[stratified_sample(split.labels, seed, fraction)] = True
+    if set(split.labels.unique().tolist()) != set(split.labels[~held].unique().tolist()):
+        raise ConfigError(f"dataset.val_fraction={fraction} leaves a class without training images")
+    return split.take(~held), split.take(held)
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation per channel in 0..1 of uint8 images (N, H, W, 3)."""
+    totals = torch.zeros(2, 3, dtype=torch.float64)
+    for chunk in images.split(1024):
+        values = chunk.double().flatten(0, 2) / 255
+        totals += torch.stack([values.sum(0), values.square().sum(0)])
+    mean, square = totals / (images.numel() // 3)
+    std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
+    return _three(mean), _three(std)
+
+
+def _three(values: Tensor) -> tuple[float, float, float]:
+    red, green, blue = (round(float(v), 6) for v in values)
+    return red, green, blue
+
+
+def fingerprint(*splits: Split) -> str:
+    """A digest of images and labels, so that a resumed run can tell whether its data changed."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split in splits:
+        digest.update(repr(tuple(split.images.shape)).encode())
+        digest.update(memoryview(split.images.numpy()).cast("B"))
+        digest.update(memoryview(split.labels.numpy()).cast("B"))
+    return digest.hexdigest()

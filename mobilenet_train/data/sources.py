@@ -1,0 +1,132 @@
+"""Where images come from: CIFAR-10, scikit-learn's digits, or the user's own function."""
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DatasetConfig
+from mobilenet_train.data.images import (
+    Dataset,
+    ImageData,
+    Preprocessing,
+    Split,
+    channel_statistics,
+    fingerprint,
+    hold_out,
+    make_split,
+    stratified_sample,
+)
+from mobilenet_train.errors import RunError
+from mobilenet_train.factory import load_factory
+
+DIGITS_TEST_FRACTION = 0.2
+
+
+def load(config: DatasetConfig, seed: int) -> Dataset:
+    """Reads the data set, applies `fraction`, `max_per_class` and `val_fraction`, and measures what is missing.
+
+    Raises RunError if the data can't be had, ConfigError if the splits asked for are impossible.
+    """
+    source = SOURCES[config.name](config, seed)
+    classes = len(source.class_names)
+    if classes < 2:
+        raise RunError(f"dataset={config.name} has {classes} class; a classifier needs two or more")
+    train = make_split(source.train_images, source.train_labels, classes, "training")
+    test = make_split(source.test_images, source.test_labels, classes, "test")
+    digest = fingerprint(train, test)
+    if config.fraction < 1 or config.max_per_class is not None:
+        train = train.take(stratified_sample(train.labels, seed, config.fraction, config.max_per_class))
+    if config.max_per_class is not None:
+        test = test.take(stratified_sample(test.labels, seed, max_per_class=config.max_per_class))
+    val: Split | None = None
+    if config.val_fraction > 0:
+        train, val = hold_out(train, seed, config.val_fraction)
+    return Dataset(train, test, val, tuple(source.class_names), _preprocessing(config, train), digest)
+
+
+def _preprocessing(config: DatasetConfig, train: Split) -> Preprocessing:
+    mean, std = channel_statistics(train.images) if None in (config.mean, config.std) else (None, None)
+    return Preprocessing(config.resolution, tuple(config.mean or mean or ()), tuple(config.std or std or ()))  # type: ignore[arg-type]
+
+
+def _cifar10(config: Cifar10Config, seed: int) -> ImageData:
+    del seed  # the split is the official one
+    from torchvision.datasets import CIFAR10
+
+    class VerifiedCIFAR10(CIFAR10):  # type: ignore[misc]
+        """Without torchvision's own md5 passes (three a run), once all files have passed here."""
+
+        def _check_integrity(self) -> bool:
+            return complete or super()._check_integrity()
+
+    root = Path(config.root).expanduser()
+    complete = _verify_cifar10(CIFAR10, root, config.download)
+    try:
+        train = VerifiedCIFAR10(root, train=True, download=config.download)
+        test = VerifiedCIFAR10(root, train=False)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        raise RunError(
+            f"CIFAR-10 is not in dataset.root={root} and could not be downloaded ({error}). Put "
+            "cifar-10-python.tar.gz or the folder cifar-10-batches-py/ there, or set dataset.root or MNET_DATA "
+            "to where you have it; dataset=digits needs no network"
+        ) from error
+    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+        raise RunError(f"CIFAR-10 could not be read from dataset.root={root}: {error}") from error
+    return ImageData(train.data, train.targets, test.data, test.targets, list(train.classes))
+
+
+def _verify_cifar10(cifar: Any, root: Path, download: bool) -> bool:
+    """True if all files are there and whole, False if there are none (so the archive is needed).
+
+    Raises RunError naming the damaged or missing file, where torchvision would only say that something is.
+    """
+    from torchvision.datasets.utils import check_md5
+
+    folder, archive = root / cifar.base_folder, root / cifar.filename
+    files = {folder / name: md5 for name, md5 in (*cifar.train_list, *cifar.test_list)}
+    try:
+        missing = [path for path in files if not path.exists()]
+        if missing and archive.exists():
+            files = {archive: cifar.tgz_md5}
+        for path, md5 in files.items():
+            if path.exists() and not check_md5(path, md5):
+                raise RunError(f"{path} is damaged (its md5 is not {md5}): delete it and get it again")
+    except OSError as error:
+        raise RunError(f"dataset.root={root} can't be read: {error.strerror} ({error.filename})") from error
+    if missing and not download and not archive.exists():
+        raise RunError(
+            f"CIFAR-10 is not in dataset.root={root} ({missing[0].relative_to(root)} is missing) and "
+            "dataset.download=false; put the official files there, or set dataset.root or MNET_DATA to where you "
+            "have them"
+        )
+    return not missing
+
+
+def _digits(config: DatasetConfig, seed: int) -> ImageData:
+    del config
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()  # images (1797, 8, 8) from 0 to 16
+    small = torch.from_numpy(bunch.images).float()[:, None] / 16
+    large = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
+    images = (large * 255).round().to(torch.uint8)[:, 0, :, :, None]
+    labels = torch.from_numpy(np.asarray(bunch.target))
+    train, test = hold_out(Split(images, labels), seed, DIGITS_TEST_FRACTION)
+    return ImageData(train.images, train.labels, test.images, test.labels, [str(digit) for digit in range(10)])
+
+
+def _custom(config: CustomDatasetConfig, seed: int) -> ImageData:
+    del seed  # the function brings its own split
+    data = load_factory("dataset.factory", config.factory)(**config.args)
+    if not isinstance(data, ImageData):
+        raise RunError(f"dataset.factory={config.factory} returned {type(data).__name__}; return a mobilenet_train.ImageData")
+    return data
+
+
+SOURCES: dict[str, Callable[[Any, int], ImageData]] = {"cifar10": _cifar10, "digits": _digits, "custom": _custom}

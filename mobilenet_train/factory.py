@@ -1,0 +1,29 @@
+"""Finds the user's own function from `package.module:function`."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mobilenet_train.errors import ConfigError
+
+
+def load_factory(key: str, path: str) -> Callable[..., Any]:
+    """The function that `path` names; modules are looked for as Python does, and in the current folder.
+
+    Raises ConfigError naming `key` if the module or the function is not there.
+    """
+    module_name, _, function_name = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{key}={path}: module {module_name!r} can't be imported: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        names = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
+        raise ConfigError(f"{key}={path}: {module_name} has no function {function_name!r}; it has: {names or 'none'}")
+    return function

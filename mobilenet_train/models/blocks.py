@@ -1,0 +1,191 @@
+"""The building blocks of the MobileNets; parameter names are torchvision's, so that its weights load."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, type[nn.ReLU] | type[nn.ReLU6] | type[nn.Hardswish]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hard_swish": nn.Hardswish,
+}
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `channels`, but never below 90 % of it (nor below `divisor`).
+
+    This is the rule of Google's MobileNetV2 and V3 code; halves round up.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+class ConvNormActivation(nn.Sequential):
+    """Convolution without bias, batch-norm and, unless `activation` is None, an activation.
+
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)); `kernel` is odd.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        activation: str | None,
+    ) -> None:
+        layers: list[nn.Module] = [
+            nn.Conv2d(
+                in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+            ),
+            nn.BatchNorm2d(out_channels),
+        ]
+        if activation is not None:
+            layers.append(ACTIVATIONS[activation](inplace=True))
+        super().__init__(*layers)
+
+
+class DepthwiseSeparable(nn.Module):
+    """A 3x3 depthwise and a 1x1 pointwise convolution (MobileNets, Figure 3, right).
+
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)). The depthwise
+    convolution makes `depth_multiplier` outputs from each input channel.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int, activation: str, depth_multiplier: int = 1
+    ) -> None:
+        super().__init__()
+        depthwise_channels = in_channels * depth_multiplier
+        self.depthwise = ConvNormActivation(
+            in_channels, depthwise_channels, 3, stride=stride, groups=in_channels, activation=activation
+        )
+        self.pointwise = ConvNormActivation(depthwise_channels, out_channels, 1, activation=activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a number in [0, 1] computed from the means of all (MobileNetV3, section 5.3).
+
+    (N, channels, H, W) -> the same shape. Squeezes to a quarter of the channels, rounded to a multiple of 8.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = round_channels(channels / 4)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # 1x1 convolutions by name and shape, as torchvision's; as products on (N, C) they run faster.
+        squeezed = F.relu(F.linear(x.mean((2, 3)), self.fc1.weight.flatten(1), self.fc1.bias))
+        scale = F.hardsigmoid(F.linear(squeezed, self.fc2.weight.flatten(1), self.fc2.bias))
+        return x * scale[:, :, None, None]
+
+
+def bottleneck_layers(
+    in_channels: int,
+    expanded: int,
+    out_channels: int,
+    *,
+    kernel: int,
+    stride: int,
+    squeeze_excite: bool,
+    activation: str,
+) -> list[ConvNormActivation | SqueezeExcitation]:
+    """Expansion (unless it would not expand), depthwise convolution, squeeze-and-excite, linear projection.
+
+    MobileNetV2, Table 1 and Figure 4; with squeeze-and-excite MobileNetV3, Figure 4.
+    """
+    layers: list[ConvNormActivation | SqueezeExcitation] = []
+    if expanded != in_channels:
+        layers.append(ConvNormActivation(in_channels, expanded, 1, activation=activation))
+    layers.append(
+        ConvNormActivation(expanded, expanded, kernel, stride=stride, groups=expanded, activation=activation)
+    )
+    if squeeze_excite:
+        layers.append(SqueezeExcitation(expanded))
+    layers.append(ConvNormActivation(expanded, out_channels, 1, activation=None))
+    return layers
+
+
+class InvertedResidualV2(nn.Module):
+    """MobileNetV2's inverted residual with linear bottleneck; the shortcut is there wherever shapes agree.
+
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+        self, in_channels: int, expanded: int, out_channels: int, *, stride: int, activation: str
+    ) -> None:
+        super().__init__()
+        *layers, projection = bottleneck_layers(
+            in_channels,
+            expanded,
+            out_channels,
+            kernel=3,
+            stride=stride,
+            squeeze_excite=False,
+            activation=activation,
+        )
+        self.conv = nn.Sequential(*layers, *projection.children())  # torchvision keeps the projection flat
+        self.shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.shortcut else self.conv(x)
+
+
+class InvertedResidualV3(nn.Module):
+    """MobileNetV3's inverted residual: V2's with any kernel size and, if asked for, squeeze-and-excite.
+
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        expanded: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int,
+        squeeze_excite: bool,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            *bottleneck_layers(
+                in_channels,
+                expanded,
+                out_channels,
+                kernel=kernel,
+                stride=stride,
+                squeeze_excite=squeeze_excite,
+                activation=activation,
+            )
+        )
+        self.shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x) if self.shortcut else self.block(x)
+
+
+def initialise(model: nn.Module, *, norm_eps: float, norm_momentum: float) -> None:
+    """Draw fresh weights and set every batch-norm's epsilon and momentum.
+
+    Convolutions: normal with variance 2 / fan-out, biases 0. Batch-norm: 1 and 0. Fully connected
+    layers: normal with deviation 0.01, biases 0. `norm_momentum` is the weight of the newest batch.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = norm_eps, norm_momentum
+            module.reset_parameters()
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,33 @@
+"""What a network costs: parameters and multiply-adds."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size of a network and work of one forward pass of one image."""
+
+    parameters: int
+    multiply_adds: int  # one multiply-accumulate counts as one
+
+
+def count_costs(model: nn.Module, resolution: int, channels: int = 3) -> Cost:
+    """Count the parameters, and the multiply-adds of one image of (channels, resolution, resolution).
+
+    Parameters are all of them, trained or not, shared ones once; batch-norm statistics are not
+    parameters. Multiply-adds are those of convolutions and matrix products (fully connected layers,
+    attention) in evaluation mode, as the MobileNet papers count them: no normalisation, activation,
+    bias or pooling. Any module that takes one (1, channels, resolution, resolution) float tensor
+    and can be moved between devices will do. Nothing is computed: a copy runs on PyTorch's meta
+    device, so the model, its mode, buffers and the random state stay as they are.
+    """
+    shadow = copy.deepcopy(model).to("meta", torch.float32).eval()
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(torch.empty(1, channels, resolution, resolution))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(parameters, counter.get_total_flops() // 2)

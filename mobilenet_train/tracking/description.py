@@ -1,0 +1,20 @@
+"""What the trackers need to know of a run beforehand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """A run as its records see it: plain numbers, no model and no configuration object."""
+
+    folder: Path
+    title: str
+    epochs: int
+    batches_per_epoch: int
+    updates_per_epoch: int
+    updates: int
+    log_every: int  # updates between two Progress events
+    hparams: dict[str, bool | int | float | str]
+    val: bool  # a hold-out set is measured after each epoch
+    tensorboard: bool

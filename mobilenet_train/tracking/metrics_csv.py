@@ -1,0 +1,65 @@
+"""metrics.csv: one row an epoch, for programs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mobilenet_train.tracking.files import append_text, write_text, writing
+from mobilenet_train.training.results import EpochResult
+
+
+class MetricsCsv:
+    """Writes metrics.csv; `history` is the list that its owner extends after each result."""
+
+    def __init__(self, path: Path, history: Sequence[EpochResult]) -> None:
+        self._path = path
+        self._history = history
+        if history:
+            write_text(path, table(history))
+        else:
+            with writing(path):
+                path.unlink(missing_ok=True)  # rows of an epoch that no checkpoint remembers
+
+    def record(self, result: EpochResult) -> None:
+        columns = list(cells((*self._history, result)[0]))
+        append_text(self._path, _line(_row(result, columns)), before=lambda: self._before(columns))
+
+    def _before(self, columns: list[str]) -> str:
+        return table(self._history) if self._history else _line(columns)
+
+
+def table(history: Sequence[EpochResult]) -> str:
+    """Header and rows; the first epoch decides the columns."""
+    columns = list(cells(history[0]))
+    return _line(columns) + "".join(_line(_row(result, columns)) for result in history)
+
+
+def cells(result: EpochResult) -> dict[str, str]:
+    """Column names and formatted values of what was measured in an epoch."""
+    row = {
+        "epoch": str(result.epoch),
+        "train_loss": f"{result.train.loss:.6f}",
+        "train_top1": f"{result.train.top1:.2f}",
+        "test_loss": f"{result.test.loss:.6f}",
+        "test_top1": f"{result.test.top1:.2f}",
+    }
+    if result.ema_test:
+        row["ema_test_top1"] = f"{result.ema_test.top1:.2f}"
+    if result.test.top5 is not None:
+        row["test_top5"] = f"{result.test.top5:.2f}"
+    if result.val:
+        row["val_loss"] = f"{result.val.loss:.6f}"
+        row["val_top1"] = f"{result.val.top1:.2f}"
+    return row | {
+        "learning_rate": f"{result.learning_rate:.6g}",
+        "images_per_second": f"{result.images_per_second:.1f}",
+        "seconds": f"{result.seconds:.2f}",
+    }
+
+
+def _row(result: EpochResult, columns: list[str]) -> list[str]:
+    values = cells(result)
+    return [values.get(column, "") for column in columns]
+
+
+def _line(values: list[str]) -> str:
+    return ",".join(values) + "\n"

@@ -1,0 +1,158 @@
+"""Event files for TensorBoard: scalars by optimiser update, hyperparameters and pictures, all in one run.
+
+Written record by record, without SummaryWriter: its thread reports a full disk by a traceback, and the names
+of its files don't sort by age when a run is resumed within a second.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilenet_train.tracking.description import RunDescription
+from mobilenet_train.tracking.files import writing
+from mobilenet_train.training.results import EpochResult, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+
+
+class TensorBoard:
+    """The run's event file. Every record is on its way to the disk when a method returns.
+
+    A resume from update `step` opens another file, which first takes back every point after `step`: the run
+    goes on from a checkpoint, and the points up to a checkpoint are written before it.
+    """
+
+    def __init__(self, description: RunDescription, step: int) -> None:
+        self._folder = description.folder / "tensorboard"
+        self._resumed_at = step
+        self._step = step
+        experiment, self._start, self._end = _hparams(description)
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            self._file = EventFile(self._folder, purge_from=step + 1 if step else 0)
+        if step == 0:
+            self._add(experiment, step=0)
+            self._add(self._start, step=0)
+
+    def record(self, event: Progress | EpochResult) -> None:
+        self._step = event.step
+        if isinstance(event, Progress):
+            self._add_scalars(progress_scalars(event), event.step, time.time())
+        elif not self._known(event):
+            self._add_scalars(epoch_scalars(event), event.step, event.finished_at)
+
+    def record_images(self, pictures: "Tensor") -> None:
+        """A grid of training images as the network sees them; a resumed run shows them already."""
+        from torch.utils.tensorboard.summary import image
+
+        if self._resumed_at == 0:
+            self._add(image("train/images", pictures.cpu(), dataformats="NCHW"), step=0)
+
+    def close(self, finished: bool) -> None:
+        if finished:
+            self._add(self._end, self._step)
+        with writing(self._folder):
+            self._file.close()
+
+    def _known(self, result: EpochResult) -> bool:
+        """True if the run was killed between writing this result and saving a checkpoint that knows it.
+
+        Its points then stay, if the checkpoint came after the epoch's last update and before its evaluation.
+        """
+        if result.step != self._resumed_at:
+            return False
+        known = False
+        for event in _events(self._folder):
+            taken_back = event.HasField("session_log") and event.step <= result.step
+            written = event.step == result.step and any(
+                value.tag == "test/loss" for value in event.summary.value
+            )
+            known = (known or written) and not taken_back
+        return known
+
+    def _add_scalars(self, scalars: dict[str, float], step: int, wall_time: float) -> None:
+        from torch.utils.tensorboard.summary import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._add(Summary(value=values), step, wall_time)
+
+    def _add(self, summary: Any, step: int, wall_time: float | None = None) -> None:
+        with writing(self._folder):
+            self._file.add(step=step, wall_time=wall_time or time.time(), summary=summary)
+
+
+class EventFile:
+    """A file of records, newer by name than all others in `folder`.
+
+    It begins by taking back the others' points from step `purge_from` on.
+    """
+
+    def __init__(self, folder: Path, purge_from: int) -> None:
+        from torch.utils.tensorboard import RecordWriter
+        from torch.utils.tensorboard.writer import SessionLog
+
+        stamps = [int(match[1]) for path in folder.iterdir() if (match := FILE_NAME.match(path.name))]
+        stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
+        self._writer = RecordWriter((folder / f"events.out.tfevents.{stamp:010d}.mnet-train").open("xb"))
+        self.add(wall_time=time.time(), file_version="brain.Event:2")
+        self.add(wall_time=time.time(), step=purge_from, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, **fields: Any) -> None:
+        from torch.utils.tensorboard.writer import Event
+
+        self._writer.write(Event(**fields).SerializeToString())
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def progress_scalars(event: Progress) -> dict[str, float]:
+    return {"train/loss_batch": event.batch_loss, "train/learning_rate": event.learning_rate}
+
+
+def epoch_scalars(result: EpochResult) -> dict[str, float]:
+    """Losses per sample, accuracies in percent."""
+    scalars = {
+        "epoch": result.epoch,
+        "train/loss": result.train.loss,
+        "train/top1": result.train.top1,
+        "test/loss": result.test.loss,
+        "test/top1": result.test.top1,
+        "epoch/learning_rate": result.learning_rate,
+        "speed/images_per_second": result.images_per_second,
+    }
+    if result.test.top5 is not None:
+        scalars["test/top5"] = result.test.top5
+    if result.val:
+        scalars |= {"val/loss": result.val.loss, "val/top1": result.val.top1}
+    if result.ema_test:
+        scalars["ema/test_top1"] = result.ema_test.top1
+    return scalars
+
+
+def _hparams(description: RunDescription) -> tuple[Any, Any, Any]:
+    """The summaries that declare hyperparameters and metrics, start the session and end it."""
+    from torch.utils.tensorboard.summary import hparams
+
+    values = {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in description.hparams.items()
+    }
+    metrics = ["test/top1", "test/loss", "train/loss", *(["val/top1", "val/loss"] if description.val else [])]
+    return hparams(values, dict.fromkeys(metrics, 0.0))
+
+
+def _events(folder: Path) -> Iterator[Any]:
+    """Every record in the run's event files, oldest first."""
+    from tensorboard.backend.event_processing.event_file_loader import (  # type: ignore[import-untyped]
+        EventFileLoader,
+    )
+
+    for path in sorted(folder.iterdir()):
+        yield from EventFileLoader(str(path)).Load()

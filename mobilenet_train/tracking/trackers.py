@@ -1,0 +1,77 @@
+"""One stream of results in; train.log, metrics.csv, TensorBoard, the terminal and curves.png out."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mobilenet_train.tracking.curves import draw_curves
+from mobilenet_train.tracking.description import RunDescription
+from mobilenet_train.tracking.epoch_log import EpochLog
+from mobilenet_train.tracking.metrics_csv import MetricsCsv
+from mobilenet_train.tracking.tensorboard import TensorBoard
+from mobilenet_train.tracking.terminal import Terminal
+from mobilenet_train.training.results import EpochResult, EpochStarted, Event
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SECONDS_BETWEEN_DRAWINGS = 60
+
+
+class Trackers:
+    """All records of a run. For a resume, `history` and `step` are what the checkpoint knows.
+
+    When `record` returns, the event is in every file. A file that can't be written raises RunError.
+    """
+
+    def __init__(
+        self,
+        description: RunDescription,
+        history: Sequence[EpochResult],
+        step: int,
+        console: Console | None = None,
+    ) -> None:
+        folder = description.folder
+        self._title = description.title
+        self._picture = folder / "curves.png"
+        self._drawn_at: float | None = None
+        self._history = list(history)
+        self._log = EpochLog(folder / "train.log", description.epochs, self._history)
+        self._csv = MetricsCsv(folder / "metrics.csv", self._history)
+        self._board = TensorBoard(description, step) if description.tensorboard else None
+        self._terminal = Terminal(description, step, console or Console())
+
+    def record(self, event: Event) -> None:
+        self._log.record(event)
+        if isinstance(event, EpochResult):
+            self._csv.record(event)
+            self._history.append(event)
+        if self._board and not isinstance(event, EpochStarted):
+            self._board.record(event)
+        self._terminal.record(event)
+        if isinstance(event, EpochResult) and self._drawing_is_due():
+            self._draw()
+
+    def record_images(self, pictures: "Tensor") -> None:
+        """Shows training images of shape (N, 3, H, W), values 0..1, as the network gets them."""
+        if self._board:
+            self._board.record_images(pictures)
+
+    def close(self, finished: bool) -> None:
+        """Ends the records; `finished` says that the run came to its end and was not interrupted."""
+        self._terminal.close(self._history, finished)  # first: it can't fail, and gives the screen back
+        if finished:
+            self._log.finish()
+        if self._board:
+            self._board.close(finished)
+        if self._history:
+            self._draw()
+
+    def _drawing_is_due(self) -> bool:
+        return self._drawn_at is None or time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_DRAWINGS
+
+    def _draw(self) -> None:
+        draw_curves(self._history, self._picture, self._title)
+        self._drawn_at = time.monotonic()

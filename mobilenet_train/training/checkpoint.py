@@ -1,0 +1,133 @@
+"""Checkpoints that can't be half-written, and that are refused when they are damaged."""
+
+import hashlib
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilenet_train.errors import RunError
+
+FORMAT = 1
+
+
+class DamagedCheckpoint(RunError):
+    """A file that is torn, changed, or no checkpoint of ours."""
+
+
+def save(folder: Path, contents: Mapping[str, Any], best: bool) -> None:
+    """Writes `folder`/last.pt; the one before it becomes previous.pt, and best.pt follows if `best`.
+
+    At every moment last.pt or previous.pt is whole: the new file is complete on disk before it takes the name.
+    Raises RunError if the disk is full or the folder can't be written; the old files then stay.
+    """
+    temporary = folder / "last.pt.tmp"
+    payload = {"format": FORMAT, **contents}
+    try:
+        with temporary.open("wb") as file:
+            torch.save({**payload, "digest": digest(payload)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        last = folder / "last.pt"
+        if last.exists():
+            _link(last, folder / "previous.pt")
+        if best:
+            _link(temporary, folder / "best.pt")
+        temporary.replace(last)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"the checkpoint could not be written to {folder} ({error}): free some space or choose another "
+            "folder; the checkpoint before it is untouched"
+        ) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU, without running any code from it.
+
+    Raises DamagedCheckpoint if the file is torn, altered or not a checkpoint, RunError if its format is newer.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{path} does not exist") from error
+    except pickle.UnpicklingError as error:
+        reason = "is damaged, or holds more than tensors and plain values, which is refused since it could run code"
+        raise DamagedCheckpoint(f"{path} {reason}") from error
+    except Exception as error:
+        raise DamagedCheckpoint(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
+    if not isinstance(saved, dict) or "format" not in saved:
+        raise DamagedCheckpoint(f"{path} is not a checkpoint of mnet-train")
+    if saved["format"] != FORMAT:
+        raise RunError(f"{path} has checkpoint format {saved['format']}; this version reads format {FORMAT}")
+    if saved.pop("digest", None) != digest(saved):
+        raise DamagedCheckpoint(f"{path} is damaged: its contents do not match their checksum")
+    return saved
+
+
+def load_latest(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """The newest whole checkpoint, and a warning if that is not last.pt.
+
+    Raises RunError if neither last.pt nor previous.pt can be used.
+    """
+    try:
+        return load(folder / "last.pt"), None
+    except DamagedCheckpoint as error:
+        first = error
+    try:
+        return load(folder / "previous.pt"), f"{first}; going on from {folder / 'previous.pt'}"
+    except DamagedCheckpoint as second:
+        raise RunError(f"no usable checkpoint: {first}; {second}") from second
+
+
+def digest(tree: Any) -> str:
+    """A checksum over keys, types, shapes and bytes of nested dicts, lists, tensors and plain values."""
+    state = hashlib.blake2b(digest_size=16)
+    _add(state, tree)
+    return state.hexdigest()
+
+
+def _add(state: Any, node: Any) -> None:
+    if isinstance(node, Mapping):
+        state.update(f"dict {len(node)}".encode())
+        for key, value in node.items():
+            _add(state, key)
+            _add(state, value)
+    elif isinstance(node, list | tuple):
+        state.update(f"list {len(node)}".encode())
+        for value in node:
+            _add(state, value)
+    elif isinstance(node, Tensor):
+        state.update(f"tensor {node.dtype} {tuple(node.shape)}".encode())
+        state.update(node.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    else:
+        state.update(repr(node).encode())
+
+
+def _link(source: Path, target: Path) -> None:
+    """Makes `target` the same file as `source`, replacing what was there in one go."""
+    temporary = target.with_suffix(".pt.new")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, temporary)
+    temporary.replace(target)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,45 @@
+"""Evaluation: every image once, in evaluation mode."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from mobilenet_train.runtime import Runtime
+from mobilenet_train.training.results import Score
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C); its state is saved."""
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime, stop: Callable[[], bool]
+) -> Score:
+    """Mean cross-entropy, top-1 and (above ten classes) top-5 over all images; sums are kept on the device.
+
+    Leaves the model in the mode it was in. Raises Interrupted between batches if `stop()` says so.
+    """
+    training = model.training
+    model.eval()
+    totals = torch.zeros(3, dtype=torch.float64, device=runtime.device)
+    count = classes = 0
+    for images, labels in batches:
+        if stop():
+            raise Interrupted
+        with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
+            logits = model(images)
+        totals += batch_sums(logits.float(), labels)
+        count, classes = count + len(labels), logits.shape[1]
+    model.train(training)
+    loss, top1, top5 = (totals / count).tolist()
+    return Score(loss, 100 * top1, 100 * top5 if classes > 10 else None)
+
+
+def batch_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """(sum of cross-entropies, number right, number right within the first five) of a batch, float64 (3,)."""
+    loss = F.cross_entropy(logits, labels, reduction="sum").double()
+    ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    return torch.stack([loss, ranked[:, 0].sum().double(), ranked.sum().double()])

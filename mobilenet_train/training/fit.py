@@ -1,0 +1,149 @@
+"""The main path: epochs of updates, an evaluation after each, a checkpoint after that."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from mobilenet_train.data.batches import EvalBatches, TrainBatches
+from mobilenet_train.errors import RunError
+from mobilenet_train.training.evaluate import Interrupted, evaluate
+from mobilenet_train.training.plan import Plan
+from mobilenet_train.training.results import EpochResult, EpochStarted, Event, Progress
+from mobilenet_train.training.state import Best, TrainState, new_sums
+from mobilenet_train.training.step import train_update
+
+
+@dataclass(frozen=True)
+class Batches:
+    train: TrainBatches
+    test: EvalBatches
+    val: EvalBatches | None
+
+
+def fit(
+    state: TrainState,
+    batches: Batches,
+    plan: Plan,
+    save: Callable[[TrainState], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Trains `state` to the end of `plan`, yielding what happens.
+
+    Whoever reads the stream writes each event down before asking for the next; a checkpoint is saved only
+    after that. So what a checkpoint knows is on disk, and what came after it is cut off at a resume.
+    Raises Interrupted (state saved) once `stop()` says so, RunError if the loss is not finite.
+    """
+    while state.batch > 0 or (state.step < plan.updates and not early_stopped(state, plan)):
+        yield EpochStarted(state.epoch, state.batch, time.time())
+        yield from train_epoch(state, batches.train, plan, save, stop)
+        result = finish_epoch(state, batches, plan, save, stop)
+        yield result
+        save(state)
+
+
+def train_epoch(
+    state: TrainState,
+    data: TrainBatches,
+    plan: Plan,
+    save: Callable[[TrainState], None],
+    stop: Callable[[], bool],
+) -> Iterator[Event]:
+    """The rest of the current epoch, from batch `state.batch` on."""
+    if state.batch == 0:
+        state.sums = new_sums(plan.runtime.device, started_at=time.time())
+    saved_at = time.monotonic()
+    stream = data.epoch(state.epoch, start=state.batch)
+    clock = time.perf_counter()
+    while state.step < plan.updates and (group := list(islice(stream, plan.config.optim.accumulate))):
+        train_update(state, group, plan)
+        state.sums.seconds += time.perf_counter() - clock
+        if state.step % plan.config.log_every == 0:
+            yield progress(state, plan)
+        if stop():
+            check_finite(state, plan)
+            save(state)
+            raise Interrupted
+        if time.monotonic() - saved_at > 60 * plan.config.checkpoint.every_minutes:
+            check_finite(state, plan)
+            save(state)
+            saved_at = time.monotonic()
+        clock = time.perf_counter()
+
+
+def finish_epoch(
+    state: TrainState,
+    batches: Batches,
+    plan: Plan,
+    save: Callable[[TrainState], None],
+    stop: Callable[[], bool],
+) -> EpochResult:
+    """Evaluates, and moves the state to the start of the next epoch."""
+    check_finite(state, plan)
+    trained_at, clock = time.time(), time.perf_counter()
+    try:
+        test = evaluate(state.model, batches.test, plan.runtime, stop)
+        val = evaluate(state.model, batches.val, plan.runtime, stop) if batches.val else None
+        ema_test = evaluate(state.ema.model, batches.test, plan.runtime, stop) if state.ema else None
+    except Interrupted:
+        state.model.train()
+        save(state)
+        raise
+    last_loss, last_top1 = state.sums.last_batch.tolist()
+    result = EpochResult(
+        epoch=state.epoch,
+        step=state.step,
+        started_at=state.sums.started_at,
+        trained_at=trained_at,
+        finished_at=time.time(),
+        last_batch_loss=last_loss,
+        last_batch_top1=last_top1,
+        train=state.sums.score(),
+        test=test,
+        val=val,
+        ema_test=ema_test,
+        learning_rate=plan.learning_rate(state.step - 1),
+        images_per_second=state.sums.images_per_second,
+        seconds=state.sums.seconds,
+        evaluation_seconds=time.perf_counter() - clock,
+    )
+    chosen = (val or test).top1
+    if state.best is None or chosen > state.best.top1:
+        state.best = Best(state.epoch, chosen)
+    state.history.append(result)
+    state.epoch, state.batch = state.epoch + 1, 0
+    return result
+
+
+def progress(state: TrainState, plan: Plan) -> Progress:
+    """The epoch so far; the one place inside an epoch that waits for the device."""
+    check_finite(state, plan)
+    return Progress(
+        epoch=state.epoch,
+        batch=state.batch,
+        step=state.step,
+        batch_loss=state.sums.last_batch[0].item(),
+        train=state.sums.score(),
+        learning_rate=plan.learning_rate(state.step - 1),
+        images_per_second=state.sums.images_per_second,
+    )
+
+
+def check_finite(state: TrainState, plan: Plan) -> None:
+    """Raises RunError if any loss so far, or any weight now, is NaN or infinite. Runs before every save."""
+    bad = int(state.first_bad_step)
+    if bad < 0 and not torch.stack(torch._foreach_norm(list(state.model.parameters()))).isfinite().all():
+        bad = state.step - 1
+    if bad >= 0:
+        raise RunError(
+            f"the loss or the weights were not finite at update {bad} (epoch {state.epoch}), with the learning rate "
+            f"{plan.learning_rate(bad):.4g}: try a lower optim.lr, a longer optim.schedule.warmup or optim.clip_norm=1"
+        )
+
+
+def early_stopped(state: TrainState, plan: Plan) -> bool:
+    """True once `early_stop.patience` epochs have passed without a better hold-out top-1."""
+    patience = plan.config.early_stop.patience
+    return patience is not None and state.best is not None and state.epoch - 1 - state.best.epoch >= patience

@@ -1,0 +1,93 @@
+"""Everything that changes while a run trains, and nothing else: what a checkpoint has to hold."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mobilenet_train.training.ema import Ema
+from mobilenet_train.training.results import EpochResult, Score
+
+
+@dataclass
+class Best:
+    """The epoch with the highest top-1 so far, on the hold-out split if there is one, else on the test set."""
+
+    epoch: int
+    top1: float
+
+
+@dataclass
+class EpochSums:
+    """The running totals of the current epoch. Tensors stay on the device, so that adding needs no sync."""
+
+    totals: Tensor  # float64 (2,): sum of losses, number right
+    last_batch: Tensor  # float64 (2,): mean loss and top-1 (percent) of the last batch
+    seen: int = 0
+    seconds: float = 0.0
+    started_at: float = 0.0
+
+    def score(self) -> Score:
+        """Means over the images seen so far (waits for the device)."""
+        loss, right = (self.totals / max(1, self.seen)).tolist()
+        return Score(loss, 100 * right)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.seen / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class TrainState:
+    """A run at one moment: `step` updates done; in epoch `epoch`, `batch` batches done."""
+
+    model: nn.Module
+    ema: Ema | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    sums: EpochSums
+    first_bad_step: Tensor  # int64 (): the first update with a loss that was not finite, or -1
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: Best | None = None
+    history: list[EpochResult] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that torch.load(weights_only=True) takes it."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": {"step": self.step, "epoch": self.epoch, "batch": self.batch, **vars(self.sums)},
+            "best": asdict(self.best) if self.best else None,
+            "history": [asdict(result) for result in self.history],
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continues from `saved`, on the device that the model is on."""
+        self.model.load_state_dict(saved["model"])
+        if self.ema:
+            self.ema.model.load_state_dict(saved["ema"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        progress = dict(saved["progress"])
+        self.step, self.epoch, self.batch = progress.pop("step"), progress.pop("epoch"), progress.pop("batch")
+        device = self.first_bad_step.device
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in progress.items()}
+        self.sums = EpochSums(**moved)
+        self.best = Best(**saved["best"]) if saved["best"] else None
+        self.history = [result_from_dict(values) for values in saved["history"]]
+
+
+def new_sums(device: torch.device, started_at: float = 0.0) -> EpochSums:
+    zeros = torch.zeros(2, dtype=torch.float64, device=device)
+    return EpochSums(zeros, zeros.clone(), started_at=started_at)
+
+
+def result_from_dict(values: dict[str, Any]) -> EpochResult:
+    """The inverse of dataclasses.asdict for an EpochResult."""
+    scores = ("train", "test", "val", "ema_test")
+    return EpochResult(**{k: Score(**v) if k in scores and v else v for k, v in values.items()})

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mobilenet_train.errors import RunError
+from mobilenet_train.tracking import trackers as trackers_module
+from mobilenet_train.tracking.curves import accuracies, draw_curves, losses
+from mobilenet_train.training.results import EpochResult, Score
+
+from .conftest import Open, result
+
+
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_the_picture_fits_a_page_and_is_not_empty(tmp_path: Path, epochs: int) -> None:
+    path = tmp_path / "curves.png"
+    draw_curves([result(epoch) for epoch in range(epochs)], path, "a title")
+    with Image.open(path) as picture:
+        assert 600 <= picture.width <= 1200
+        assert 300 <= picture.height <= 600
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
+    assert list(tmp_path.iterdir()) == [path]  # no temporary file stays
+
+
+def test_a_picture_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "curves.png"
+    path.mkdir()
+    with pytest.raises(RunError, match=r"cannot write .*curves\.png: Is a directory"):
+        draw_curves([result(0)], path, "a title")
+
+
+def test_only_what_was_measured_is_drawn() -> None:
+    assert list(losses([result(0)])) == ["train", "test"]
+    full = [result(0, val=Score(1.0, 50.0), ema_test=Score(1.0, 51.0))]
+    assert list(accuracies(full)) == ["train", "val", "test", "EMA, test"]
+
+
+def test_curves_are_drawn_at_most_once_a_minute_and_always_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, open_trackers: Open
+) -> None:
+    drawn: list[int] = []
+
+    def note(history: list[EpochResult], path: Path, title: str) -> None:  # noqa: ARG001
+        drawn.append(len(history))
+
+    monkeypatch.setattr(trackers_module, "draw_curves", note)
+    trackers = open_trackers()
+    for epoch in range(3):
+        trackers.record(result(epoch))
+    assert drawn == [1]
+    trackers.close(finished=False)
+    assert drawn == [1, 3]
+
+
+def test_a_closed_run_has_its_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_trackers: Open
+) -> None:
+    monkeypatch.setattr(trackers_module, "draw_curves", draw_curves)
+    open_trackers([result(0)], step=2).close(finished=False)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
