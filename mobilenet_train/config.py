@@ -208,14 +208,14 @@ def register_schemas() -> None:
             store.store(group=f"schema/{group}", name=name, node=schema)
 
 
-def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """Rebuilds a configuration from plain values, as `config.yaml` and checkpoints hold them.
+def from_values(values: DictConfig) -> TrainConfig:
+    """Rebuilds a configuration from plain values, as `config.yaml` holds them.
 
     Raises ConfigError for an unknown choice, an unknown key or a value of the wrong type.
     """
     groups: dict[str, Any] = {}
     for group, schemas in SCHEMAS.items():
-        name = values.get(group, {}).get("name")
+        name = OmegaConf.select(values, f"{group}.name")
         if name not in schemas:
             raise ConfigError(f"{group}.name={name!r} is unknown; choose one of: {', '.join(schemas)}")
         groups[group] = schemas[name]
@@ -245,7 +245,7 @@ def to_config(composed: DictConfig | ListConfig) -> TrainConfig:
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every (dotted key, value) below a node; a missing value shows as '???'."""
     if isinstance(node, DictConfig) and not node._is_none():
-        for key in node:
+        for key in map(str, node):
             child = MISSING if OmegaConf.is_missing(node, key) else node[key]
             yield from leaves(child, f"{prefix}{key}.")
     elif isinstance(node, ListConfig) and not node._is_none():
@@ -261,7 +261,7 @@ def unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
         return
     schema = OmegaConf.get_type(node)
     fields = getattr(schema, "__dataclass_fields__", None)
-    for key in node:
+    for key in map(str, node):
         if fields is not None and key not in fields:
             yield f"{prefix}{key}"
         elif fields is not None and not OmegaConf.is_missing(node, key):
@@ -285,15 +285,16 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; did you mean {by_leaf.get(close[0], close[0])!r}?" if close else ""
 
 
+Rule = tuple[str, Any, bool, str]  # key, its value, whether that is fine, what is allowed
+
+
 def check(config: TrainConfig) -> None:
     """Refuses values out of range and options that combine badly. Raises ConfigError for the first one found."""
-    for key, value, ok, allowed in (*_run_rules(config), *_data_rules(config), *_optim_rules(config.optim)):
+    _check_parts(config)
+    model = _network_rules(config.model) if isinstance(config.model, NetworkConfig) else []
+    for key, value, ok, allowed in (*_run_rules(config), *_data_rules(config), *_optim_rules(config.optim), *model):
         if not ok:
             raise ConfigError(f"{key}={value} is not allowed: {allowed}")
-    if isinstance(config.model, NetworkConfig):
-        for key, value, ok, allowed in _network_rules(config.model):
-            if not ok:
-                raise ConfigError(f"model.{key}={value} is not allowed: {allowed}")
     if config.early_stop.patience is not None and config.dataset.val_fraction == 0:
         raise ConfigError(
             f"early_stop.patience={config.early_stop.patience} needs a hold-out split to watch: "
@@ -304,24 +305,29 @@ def check(config: TrainConfig) -> None:
             f"device.precision={config.device.precision} needs a CUDA device, and device=cpu was asked for; "
             "use device.precision=fp32"
         )
+
+
+def _check_parts(config: TrainConfig) -> None:
     for group, schemas in SCHEMAS.items():
         part = getattr(config, group)
         if type(part) is not schemas.get(part.name):
-            raise ConfigError(f"{group}.name={part.name} does not go with the keys of {group}; it says one of: {', '.join(schemas)}")
-    for part in (config.model, config.dataset):
-        if isinstance(part, CustomModelConfig | CustomDatasetConfig) and part.factory.count(":") != 1:
-            group = "model" if isinstance(part, CustomModelConfig) else "dataset"
-            raise ConfigError(f"{group}.factory={part.factory!r} is not of the form package.module:function")
-
-
-Rule = tuple[str, Any, bool, str]
+            names = ", ".join(schemas)
+            raise ConfigError(f"{group}.name={part.name} does not go with the keys of {group}; it says one of: {names}")
+        factory = getattr(part, "factory", "module:function")
+        if factory.count(":") != 1:
+            raise ConfigError(f"{group}.factory={factory!r} is not of the form package.module:function")
 
 
 def _run_rules(c: TrainConfig) -> list[Rule]:
     return [
         ("epochs", c.epochs, c.epochs >= 1, "a whole number from 1"),
         ("max_steps", c.max_steps, c.max_steps is None or c.max_steps >= 1, "null or a whole number from 1"),
-        ("batch_size", c.batch_size, c.batch_size >= 2, "a whole number from 2 (batch-norm needs two images)"),
+        (
+            "batch_size",
+            c.batch_size,
+            c.batch_size >= 2,
+            "a whole number from 2 (batch-norm needs two images)",
+        ),
         ("seed", c.seed, 0 <= c.seed < 2**32, "a whole number from 0 to 4294967295"),
         ("label_smoothing", c.label_smoothing, 0 <= c.label_smoothing < 1, "0 <= label_smoothing < 1"),
         ("ema.decay", c.ema.decay, 0 <= c.ema.decay < 1, "0 (off) <= ema.decay < 1"),
@@ -366,7 +372,12 @@ def _data_rules(c: TrainConfig) -> list[Rule]:
             d.max_per_class is None or d.max_per_class >= 1,
             "null or a whole number from 1",
         ),
-        ("dataset.val_fraction", d.val_fraction, 0 <= d.val_fraction < 1, "0 (off) <= dataset.val_fraction < 1"),
+        (
+            "dataset.val_fraction",
+            d.val_fraction,
+            0 <= d.val_fraction < 1,
+            "0 (off) <= dataset.val_fraction < 1",
+        ),
         ("dataset.mean", d.mean, d.mean is None or len(d.mean) == 3, "null or three numbers, one a channel"),
         (
             "dataset.std",
@@ -411,15 +422,15 @@ def _network_rules(m: NetworkConfig) -> list[Rule]:
     whole = isinstance(m.stride_plan, int) and not isinstance(m.stride_plan, bool)
     plan_ok = m.stride_plan in ("auto", "imagenet") or (whole and 0 <= m.stride_plan <= 5)
     rules: list[Rule] = [
-        ("width_mult", m.width_mult, 0 < m.width_mult <= 32, "a number above 0, at most 32"),
-        ("dropout", m.dropout, 0 <= m.dropout < 1, "0 <= dropout < 1"),
-        ("stride_plan", m.stride_plan, plan_ok, "auto, imagenet or how many strides to drop, 0 to 5"),
-        ("activation", m.activation, m.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
-        ("norm_eps", m.norm_eps, 0 < m.norm_eps < 1, "0 < norm_eps < 1"),
-        ("norm_momentum", m.norm_momentum, 0 < m.norm_momentum <= 1, "0 < norm_momentum <= 1"),
+        ("model.width_mult", m.width_mult, 0 < m.width_mult <= 32, "a number above 0, at most 32"),
+        ("model.dropout", m.dropout, 0 <= m.dropout < 1, "0 <= dropout < 1"),
+        ("model.stride_plan", m.stride_plan, plan_ok, "auto, imagenet or how many strides to drop, 0 to 5"),
+        ("model.activation", m.activation, m.activation in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"),
+        ("model.norm_eps", m.norm_eps, 0 < m.norm_eps < 1, "0 < norm_eps < 1"),
+        ("model.norm_momentum", m.norm_momentum, 0 < m.norm_momentum <= 1, "0 < norm_momentum <= 1"),
     ]
     if isinstance(m, V1Config):
         depth_ok = 1 <= m.depth_multiplier <= 16 and (m.separable or m.depth_multiplier == 1)
         allowed = "a whole number from 1 to 16; above 1 only with model.separable=true"
-        rules.append(("depth_multiplier", m.depth_multiplier, depth_ok, allowed))
+        rules.append(("model.depth_multiplier", m.depth_multiplier, depth_ok, allowed))
     return rules

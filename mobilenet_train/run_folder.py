@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-import yaml
+from omegaconf import OmegaConf
 
 from mobilenet_train.config import TrainConfig
 from mobilenet_train.errors import RunError
@@ -21,7 +21,7 @@ def create(config: TrainConfig, overrides: list[str]) -> Path:
     try:
         folder = _make(config)
         (folder / "checkpoints").mkdir()
-        (folder / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+        OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml")
         write_config(folder, config)
     except OSError as error:
         key = "outputs" if config.run_dir is None else "run_dir"
@@ -33,7 +33,7 @@ def create(config: TrainConfig, overrides: list[str]) -> Path:
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Writes config.yaml, whole or not at all."""
     temporary = folder / "config.yaml.tmp"
-    temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    OmegaConf.save(OmegaConf.create(asdict(config)), temporary)
     temporary.replace(folder / "config.yaml")
 
 

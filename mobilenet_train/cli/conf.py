@@ -44,7 +44,9 @@ def help_text(user_conf: Path | None = None) -> str:
 
 def choices(group: str, user_conf: Path | None) -> list[tuple[str, str]]:
     """(name, first comment) of every file of a group; a file of the user's hides a shipped one."""
-    files = {path.stem: path for folder in (conf_dir(), user_conf) if folder for path in (folder / group).glob("*.yaml")}
+    files = {
+        path.stem: path for folder in (conf_dir(), user_conf) if folder for path in (folder / group).glob("*.yaml")
+    }
     order = {"auto": 0, "none": 0, "custom": 2}
     return [(name, _about(files[name])) for name in sorted(files, key=lambda name: (order.get(name, 1), name))]
 

@@ -4,11 +4,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from mobilenet_train.config import SCHEMAS, TrainConfig, check, from_dict
+from mobilenet_train.config import SCHEMAS, TrainConfig, check, from_values
 from mobilenet_train.errors import ConfigError, RunError
 
 FREE = ("device", "checkpoint", "tensorboard", "log_every", "outputs", "run_dir", "resume", "dry_run")
@@ -27,8 +28,10 @@ def resolve_resume(config: TrainConfig, overrides: list[str]) -> tuple[TrainConf
         folder = Path(config.resume).expanduser()
         saved = read_config(folder)
         return merge(saved, config, [key for key in typed_keys(overrides) if key != "resume"]), folder
-    folder = Path(config.run_dir).expanduser() if config.run_dir is not None else None
-    if folder is None or not (folder / "config.yaml").exists():
+    if config.run_dir is None:
+        return config, None
+    folder = Path(config.run_dir).expanduser()
+    if not (folder / "config.yaml").exists():
         return config, None
     return merge(read_config(folder), config, list(asdict(config))), folder
 
@@ -37,12 +40,12 @@ def read_config(folder: Path) -> TrainConfig:
     """RUN/config.yaml. Raises RunError if it is not there or not readable."""
     path = folder / "config.yaml"
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        values = OmegaConf.load(path)
+    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise RunError(f"{folder} holds no run to go on with: {path} can't be read ({_reason(error)})") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, DictConfig):
         raise RunError(f"{folder} holds no run to go on with: {path} is not a configuration")
-    return from_dict(values)
+    return from_values(values)
 
 
 def typed_keys(overrides: list[str]) -> list[str]:
@@ -67,9 +70,7 @@ def merge(saved: TrainConfig, typed: TrainConfig, keys: list[str]) -> TrainConfi
             f"{key}={_plain(new)} can't be given when a run goes on: it was started with {key}={_plain(old)}, and the "
             "result would be neither. Leave it out, or start a new run"
         )
-    values = OmegaConf.to_container(before)
-    assert isinstance(values, dict)
-    merged = replace(from_dict({str(k): v for k, v in values.items()}), resume=typed.resume, run_dir=typed.run_dir)
+    merged = replace(from_values(before), resume=typed.resume, run_dir=typed.run_dir)
     check(merged)
     return merged
 

@@ -51,7 +51,9 @@ class TrainBatches:
 class EvalBatches:
     """Every image once, in order, as it is; the last batch is as small as it has to be."""
 
-    def __init__(self, split: Split, preprocessing: Preprocessing, batch_size: int, layout: torch.memory_format) -> None:
+    def __init__(
+        self, split: Split, preprocessing: Preprocessing, batch_size: int, layout: torch.memory_format
+    ) -> None:
         self.split = split
         self.batch_size = batch_size
         self.prepare = Prepare(preprocessing, split.images.device, layout)

@@ -49,8 +49,8 @@ class Preprocessing:
     """Everything between a stored image and the network's input; a checkpoint holds it."""
 
     resolution: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # per channel, in 0..1
+    std: tuple[float, ...]
     interpolation: str = "bilinear"
 
 
@@ -78,7 +78,9 @@ def make_split(images: Any, labels: Any, classes: int, what: str) -> Split:
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise RunError(f"{what} images have the shape {tuple(images.shape)}; give (N, H, W, 3), (N, H, W, 1) or (N, H, W)")
+        raise RunError(
+            f"{what} images have the shape {tuple(images.shape)}; give (N, H, W, 3), (N, H, W, 1) or (N, H, W)"
+        )
     if labels.dtype.is_floating_point or labels.shape != images.shape[:1]:
         raise RunError(
             f"{what} labels are {labels.dtype} {tuple(labels.shape)}; give one whole number for each of the "
@@ -87,7 +89,9 @@ def make_split(images: Any, labels: Any, classes: int, what: str) -> Split:
     if len(labels) == 0:
         raise RunError(f"there are no {what} images")
     if labels.min() < 0 or labels.max() >= classes:
-        raise RunError(f"{what} labels go from {labels.min()} to {labels.max()}; there are {classes} classes, so 0 to {classes - 1}")
+        raise RunError(
+            f"{what} labels go from {labels.min()} to {labels.max()}; {classes} classes have 0 to {classes - 1}"
+        )
     return Split(images.expand(-1, -1, -1, 3).contiguous(), labels.long())
 
 
@@ -114,7 +118,7 @@ def hold_out(split: Split, seed: int, fraction: float) -> tuple[Split, Split]:
     return split.take(~held), split.take(held)
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per channel in 0..1 of uint8 images (N, H, W, 3)."""
     totals = torch.zeros(2, 3, dtype=torch.float64)
     for chunk in images.split(1024):
@@ -122,12 +126,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tupl
         totals += torch.stack([values.sum(0), values.square().sum(0)])
     mean, square = totals / (images.numel() // 3)
     std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
-    return _three(mean), _three(std)
-
-
-def _three(values: Tensor) -> tuple[float, float, float]:
-    red, green, blue = (round(float(v), 6) for v in values)
-    return red, green, blue
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def fingerprint(*splits: Split) -> str:
@@ -135,6 +134,6 @@ def fingerprint(*splits: Split) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for split in splits:
         digest.update(repr(tuple(split.images.shape)).encode())
-        digest.update(memoryview(split.images.numpy()).cast("B"))
-        digest.update(memoryview(split.labels.numpy()).cast("B"))
+        digest.update(split.images.numpy().data)
+        digest.update(split.labels.numpy().data)
     return digest.hexdigest()

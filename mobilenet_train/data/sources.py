@@ -8,7 +8,7 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DatasetConfig
 from mobilenet_train.data.images import (
@@ -51,15 +51,18 @@ def load(config: DatasetConfig, seed: int) -> Dataset:
 
 
 def _preprocessing(config: DatasetConfig, train: Split) -> Preprocessing:
-    mean, std = channel_statistics(train.images) if None in (config.mean, config.std) else (None, None)
-    return Preprocessing(config.resolution, tuple(config.mean or mean or ()), tuple(config.std or std or ()))  # type: ignore[arg-type]
+    mean, std = config.mean, config.std
+    if mean is None or std is None:
+        measured_mean, measured_std = channel_statistics(train.images)
+        return Preprocessing(config.resolution, tuple(mean or measured_mean), tuple(std or measured_std))
+    return Preprocessing(config.resolution, tuple(mean), tuple(std))
 
 
 def _cifar10(config: Cifar10Config, seed: int) -> ImageData:
     del seed  # the split is the official one
     from torchvision.datasets import CIFAR10
 
-    class VerifiedCIFAR10(CIFAR10):  # type: ignore[misc]
+    class VerifiedCIFAR10(CIFAR10):
         """Without torchvision's own md5 passes (three a run), once all files have passed here."""
 
         def _check_integrity(self) -> bool:
@@ -125,8 +128,14 @@ def _custom(config: CustomDatasetConfig, seed: int) -> ImageData:
     del seed  # the function brings its own split
     data = load_factory("dataset.factory", config.factory)(**config.args)
     if not isinstance(data, ImageData):
-        raise RunError(f"dataset.factory={config.factory} returned {type(data).__name__}; return a mobilenet_train.ImageData")
+        raise RunError(
+            f"dataset.factory={config.factory} returned {type(data).__name__}; return a mobilenet_train.ImageData"
+        )
     return data
 
 
-SOURCES: dict[str, Callable[[Any, int], ImageData]] = {"cifar10": _cifar10, "digits": _digits, "custom": _custom}
+SOURCES: dict[str, Callable[[Any, int], ImageData]] = {
+    "cifar10": _cifar10,
+    "digits": _digits,
+    "custom": _custom,
+}

@@ -36,9 +36,7 @@ class ConvNormActivation(nn.Sequential):
         activation: str | None,
     ) -> None:
         layers: list[nn.Module] = [
-            nn.Conv2d(
-                in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-            ),
+            nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
         if activation is not None:
@@ -103,9 +101,7 @@ def bottleneck_layers(
     layers: list[ConvNormActivation | SqueezeExcitation] = []
     if expanded != in_channels:
         layers.append(ConvNormActivation(in_channels, expanded, 1, activation=activation))
-    layers.append(
-        ConvNormActivation(expanded, expanded, kernel, stride=stride, groups=expanded, activation=activation)
-    )
+    layers.append(ConvNormActivation(expanded, expanded, kernel, stride=stride, groups=expanded, activation=activation))
     if squeeze_excite:
         layers.append(SqueezeExcitation(expanded))
     layers.append(ConvNormActivation(expanded, out_channels, 1, activation=None))
@@ -118,9 +114,7 @@ class InvertedResidualV2(nn.Module):
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(
-        self, in_channels: int, expanded: int, out_channels: int, *, stride: int, activation: str
-    ) -> None:
+    def __init__(self, in_channels: int, expanded: int, out_channels: int, *, stride: int, activation: str) -> None:
         super().__init__()
         *layers, projection = bottleneck_layers(
             in_channels,

@@ -194,14 +194,10 @@ def mobilenet_v2(
     plan = plan_strides([STEM_STRIDE, *(stride for _, _, stride in blocks)], resolution, stride_plan)
 
     channels = round_channels(32 * width_mult)
-    features: list[nn.Module] = [
-        ConvNormActivation(3, channels, 3, stride=plan.strides[0], activation=nonlinearity)
-    ]
+    features: list[nn.Module] = [ConvNormActivation(3, channels, 3, stride=plan.strides[0], activation=nonlinearity)]
     for (expansion, out, _), stride in zip(blocks, plan.strides[1:], strict=True):
         expanded, out_channels = expansion * channels, round_channels(out * width_mult)
-        features.append(
-            InvertedResidualV2(channels, expanded, out_channels, stride=stride, activation=nonlinearity)
-        )
+        features.append(InvertedResidualV2(channels, expanded, out_channels, stride=stride, activation=nonlinearity))
         channels = out_channels
     last = round_channels(1280 * max(1.0, width_mult))
     features.append(ConvNormActivation(channels, last, 1, activation=nonlinearity))
@@ -305,9 +301,7 @@ def _mobilenet_v3(
 
     table_channels = 16
     channels = 16 if width_mult < 0.75 else round_channels(16 * width_mult)
-    features: list[nn.Module] = [
-        ConvNormActivation(3, channels, 3, stride=plan.strides[0], activation=hard_swish)
-    ]
+    features: list[nn.Module] = [ConvNormActivation(3, channels, 3, stride=plan.strides[0], activation=hard_swish)]
     for (kernel, expansion, out, excite, printed, _), stride in zip(table, plan.strides[1:], strict=True):
         out_channels = round_channels(out * width_mult)
         features.append(

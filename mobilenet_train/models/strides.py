@@ -40,9 +40,7 @@ def _count_dropped(published: Sequence[int], resolution: int, choice: str | int)
         if resolution >= SMALLEST_PUBLISHED_RESOLUTION:
             return 0
         large_enough = (
-            count
-            for count in range(droppable)
-            if _final_map(_drop(published, count), resolution) >= SMALLEST_FINAL_MAP
+            count for count in range(droppable) if _final_map(_drop(published, count), resolution) >= SMALLEST_FINAL_MAP
         )
         return next(large_enough, droppable)
     if isinstance(choice, int) and not isinstance(choice, bool) and 0 <= choice <= droppable:

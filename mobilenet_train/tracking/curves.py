@@ -59,9 +59,7 @@ def _draw(axes: Any, epochs: list[int], curves: Curves, label: str, number: str)
     marker = "o" if len(epochs) <= 30 else None
     for name, values in curves.items():
         legend = f"{name}  {number.format(values[-1])}"
-        axes.plot(
-            epochs, values, label=legend, color=COLOURS[name], marker=marker, markersize=4, linewidth=1.6
-        )
+        axes.plot(epochs, values, label=legend, color=COLOURS[name], marker=marker, markersize=4, linewidth=1.6)
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

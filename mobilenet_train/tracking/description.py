@@ -11,10 +11,8 @@ class RunDescription:
     folder: Path
     title: str
     epochs: int
-    batches_per_epoch: int
     updates_per_epoch: int
     updates: int
-    log_every: int  # updates between two Progress events
     hparams: dict[str, bool | int | float | str]
     val: bool  # a hold-out set is measured after each epoch
     tensorboard: bool

@@ -69,9 +69,7 @@ class TensorBoard:
         known = False
         for event in _events(self._folder):
             taken_back = event.HasField("session_log") and event.step <= result.step
-            written = event.step == result.step and any(
-                value.tag == "test/loss" for value in event.summary.value
-            )
+            written = event.step == result.step and any(value.tag == "test/loss" for value in event.summary.value)
             known = (known or written) and not taken_back
         return known
 
@@ -141,8 +139,7 @@ def _hparams(description: RunDescription) -> tuple[Any, Any, Any]:
     from torch.utils.tensorboard.summary import hparams
 
     values = {
-        key: str(value).lower() if isinstance(value, bool) else value
-        for key, value in description.hparams.items()
+        key: str(value).lower() if isinstance(value, bool) else value for key, value in description.hparams.items()
     }
     metrics = ["test/top1", "test/loss", "train/loss", *(["val/top1", "val/loss"] if description.val else [])]
     return hparams(values, dict.fromkeys(metrics, 0.0))

@@ -90,9 +90,7 @@ class ProgressView:
             self._advance(event)
         if isinstance(event, EpochResult):
             line = summary_line(event, self._run.epochs)
-            self._progress.console.print(
-                line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis"
-            )
+            self._progress.console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
     def close(self, history: Sequence[EpochResult], finished: bool) -> None:  # noqa: ARG002
         """Takes the bar away; the lines above it have said everything."""
@@ -115,9 +113,7 @@ class ProgressView:
 
     def _advance(self, event: results.Progress) -> None:
         done = event.step - event.epoch * self._run.updates_per_epoch
-        self._progress.update(
-            self._bar, completed=done, numbers=f"{progress_numbers(event)}  {self._left()} left"
-        )
+        self._progress.update(self._bar, completed=done, numbers=f"{progress_numbers(event)}  {self._left()} left")
         self._progress.refresh()
 
     def _left(self) -> timedelta:

@@ -16,7 +16,7 @@ from mobilenet_train.errors import RunError
 FORMAT = 1
 
 
-class DamagedCheckpoint(RunError):
+class DamagedCheckpointError(RunError):
     """A file that is torn, changed, or no checkpoint of ours."""
 
 
@@ -51,23 +51,23 @@ def save(folder: Path, contents: Mapping[str, Any], best: bool) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU, without running any code from it.
 
-    Raises DamagedCheckpoint if the file is torn, altered or not a checkpoint, RunError if its format is newer.
+    Raises DamagedCheckpointError if the file is torn, altered or not a checkpoint, RunError if its format is newer.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{path} does not exist") from error
+        raise DamagedCheckpointError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
         reason = "is damaged, or holds more than tensors and plain values, which is refused since it could run code"
-        raise DamagedCheckpoint(f"{path} {reason}") from error
+        raise DamagedCheckpointError(f"{path} {reason}") from error
     except Exception as error:
-        raise DamagedCheckpoint(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
+        raise DamagedCheckpointError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
     if not isinstance(saved, dict) or "format" not in saved:
-        raise DamagedCheckpoint(f"{path} is not a checkpoint of mnet-train")
+        raise DamagedCheckpointError(f"{path} is not a checkpoint of mnet-train")
     if saved["format"] != FORMAT:
         raise RunError(f"{path} has checkpoint format {saved['format']}; this version reads format {FORMAT}")
     if saved.pop("digest", None) != digest(saved):
-        raise DamagedCheckpoint(f"{path} is damaged: its contents do not match their checksum")
+        raise DamagedCheckpointError(f"{path} is damaged: its contents do not match their checksum")
     return saved
 
 
@@ -78,11 +78,11 @@ def load_latest(folder: Path) -> tuple[dict[str, Any], str | None]:
     """
     try:
         return load(folder / "last.pt"), None
-    except DamagedCheckpoint as error:
+    except DamagedCheckpointError as error:
         first = error
     try:
         return load(folder / "previous.pt"), f"{first}; going on from {folder / 'previous.pt'}"
-    except DamagedCheckpoint as second:
+    except DamagedCheckpointError as second:
         raise RunError(f"no usable checkpoint: {first}; {second}") from second
 
 

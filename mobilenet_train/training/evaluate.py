@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.results import Score
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (it is no error)
     """The run was asked to stop (SIGTERM, Ctrl-C); its state is saved."""
 
 

@@ -13,9 +13,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     """The optimiser of `config` over the trainable parameters of `model`, fused where torch can."""
     groups = parameter_groups(model, config)
     if isinstance(config, SgdConfig):
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
-        )
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     if isinstance(config, RmspropConfig):
         return TFRMSprop(groups, config.lr, config.alpha, config.eps, config.momentum)
     assert isinstance(config, AdamConfig)

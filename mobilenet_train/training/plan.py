@@ -32,9 +32,7 @@ def make_plan(config: TrainConfig, runtime: Runtime, training_images: int) -> Pl
     """Counts batches and updates. Raises ConfigError if an epoch would have no batch."""
     batches = training_images // config.batch_size
     if batches == 0:
-        raise ConfigError(
-            f"batch_size={config.batch_size} is larger than the training set of {training_images} images"
-        )
+        raise ConfigError(f"batch_size={config.batch_size} is larger than the training set of {training_images} images")
     updates_per_epoch = -(-batches // config.optim.accumulate)
     updates = config.epochs * updates_per_epoch
     return Plan(config, runtime, batches, updates_per_epoch, min(updates, config.max_steps or updates))

@@ -75,9 +75,9 @@ class TrainState:
         self.scaler.load_state_dict(saved["scaler"])
         progress = dict(saved["progress"])
         self.step, self.epoch, self.batch = progress.pop("step"), progress.pop("epoch"), progress.pop("batch")
-        device = self.first_bad_step.device
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in progress.items()}
-        self.sums = EpochSums(**moved)
+        self.sums = EpochSums(**progress)
+        self.sums.totals = self.sums.totals.to(self.first_bad_step.device)
+        self.sums.last_batch = self.sums.last_batch.to(self.first_bad_step.device)
         self.best = Best(**saved["best"]) if saved["best"] else None
         self.history = [result_from_dict(values) for values in saved["history"]]
 
@@ -89,5 +89,5 @@ def new_sums(device: torch.device, started_at: float = 0.0) -> EpochSums:
 
 def result_from_dict(values: dict[str, Any]) -> EpochResult:
     """The inverse of dataclasses.asdict for an EpochResult."""
-    scores = ("train", "test", "val", "ema_test")
-    return EpochResult(**{k: Score(**v) if k in scores and v else v for k, v in values.items()})
+    scores = {key: Score(**values[key]) for key in ("train", "test", "val", "ema_test") if values[key]}
+    return EpochResult(**{**values, **scores})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from mobilenet_train.seeding import STEP, key
 from mobilenet_train.training.optimizer import penalised_weights

@@ -102,9 +102,7 @@ def test_multiply_adds_follow_the_formulas_of_the_paper() -> None:
     standard = nn.Conv2d(inputs, outputs, kernel, padding=1)
     separable = DepthwiseSeparable(inputs, outputs, stride=1, activation="relu6")
     assert count_costs(standard, size, inputs).multiply_adds == size**2 * kernel**2 * inputs * outputs
-    assert count_costs(separable, size, inputs).multiply_adds == size**2 * (
-        kernel**2 * inputs + inputs * outputs
-    )
+    assert count_costs(separable, size, inputs).multiply_adds == size**2 * (kernel**2 * inputs + inputs * outputs)
 
 
 def test_any_module_is_counted_whatever_its_layers_precision_or_channels() -> None:

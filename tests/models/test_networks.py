@@ -93,13 +93,9 @@ def test_squeeze_excitation_is_the_two_convolutions_of_its_parameters() -> None:
     torch.testing.assert_close(gate(maps), expected)
 
 
-@pytest.mark.parametrize(
-    ("activation", "kind"), [("relu", nn.ReLU), ("relu6", nn.ReLU6), ("hard_swish", nn.Hardswish)]
-)
+@pytest.mark.parametrize(("activation", "kind"), [("relu", nn.ReLU), ("relu6", nn.ReLU6), ("hard_swish", nn.Hardswish)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_activation_replaces_every_activation_of_the_network(
-    name: str, activation: str, kind: type[nn.Module]
-) -> None:
+def test_activation_replaces_every_activation_of_the_network(name: str, activation: str, kind: type[nn.Module]) -> None:
     with torch.device("meta"):
         paper, changed = NETWORKS[name](), NETWORKS[name](activation=activation)
     kinds = (nn.ReLU, nn.ReLU6, nn.Hardswish)

@@ -40,9 +40,7 @@ def assert_same_logits(ours: nn.Module, theirs: nn.Module) -> None:
     [("v2", "mobilenet_v2", width) for width in (0.35, 0.5, 0.75, 1.0, 1.4)]
     + [("v3_large", "mobilenet_v3_large", 1.0), ("v3_small", "mobilenet_v3_small", 1.0)],
 )
-def test_torchvision_weights_load_both_ways_and_give_the_same_logits(
-    ours: str, theirs: str, width: float
-) -> None:
+def test_torchvision_weights_load_both_ways_and_give_the_same_logits(ours: str, theirs: str, width: float) -> None:
     torch.manual_seed(0)
     peer = getattr(torchvision.models, theirs)(width_mult=width)
     randomise_norms(peer)
@@ -155,9 +153,7 @@ def test_v1_with_timms_weights_gives_timms_logits(theirs: str, width: float) -> 
         ("v3_small", "mobilenetv3_small_050", 0.5),
     ],
 )
-def test_v3_by_googles_width_rule_with_timms_weights_gives_timms_logits(
-    ours: str, theirs: str, width: float
-) -> None:
+def test_v3_by_googles_width_rule_with_timms_weights_gives_timms_logits(ours: str, theirs: str, width: float) -> None:
     torch.manual_seed(0)
     peer = timm.create_model(theirs, pretrained=False)
     randomise_norms(peer)

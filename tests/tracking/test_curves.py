@@ -52,9 +52,7 @@ def test_curves_are_drawn_at_most_once_a_minute_and_always_at_the_end(
     assert drawn == [1, 3]
 
 
-def test_a_closed_run_has_its_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_trackers: Open
-) -> None:
+def test_a_closed_run_has_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_trackers: Open) -> None:
     monkeypatch.setattr(trackers_module, "draw_curves", draw_curves)
     open_trackers([result(0)], step=2).close(finished=False)
     assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -34,9 +34,7 @@ def test_a_summary_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
 
 
-def test_a_summary_takes_its_name_only_when_it_is_on_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_summary_takes_its_name_only_when_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(
         os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
@@ -55,9 +53,7 @@ def test_a_missing_or_damaged_summary_is_a_clear_error(tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize("name", ["train.log", "metrics.csv"])
-def test_a_file_that_cannot_be_written_is_named_with_the_reason(
-    tmp_path: Path, open_trackers: Open, name: str
-) -> None:
+def test_a_file_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path, open_trackers: Open, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(RunError, match=rf"cannot write .*{name}: Is a directory"):
         open_trackers().record(result(0))

@@ -93,9 +93,7 @@ def test_a_resume_between_an_epochs_last_update_and_its_evaluation_shows_it_once
     assert_each_step_once(tmp_path)
 
 
-def test_points_that_an_earlier_resume_took_back_are_written_again(
-    tmp_path: Path, open_trackers: Open
-) -> None:
+def test_points_that_an_earlier_resume_took_back_are_written_again(tmp_path: Path, open_trackers: Open) -> None:
     record_all(open_trackers(tensorboard=True), epoch_events(0) + epoch_events(1))
     record_all(open_trackers([result(0)], step=3, tensorboard=True), [progress(4)])
     record_all(open_trackers([result(0)], step=4, tensorboard=True), [result(1), *epoch_events(2)])

@@ -65,9 +65,7 @@ def test_output_that_fails_ends_neither_the_run_nor_its_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Stdout())  # rich redirects it at a broken pipe
-    run_on(
-        Console(file=Broken(error), force_terminal=interactive, force_interactive=interactive), description
-    )
+    run_on(Console(file=Broken(error), force_terminal=interactive, force_interactive=interactive), description)
     assert len((tmp_path / "train.log").read_text().splitlines()) == 3 * EPOCHS + 1
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == EPOCHS + 1
 

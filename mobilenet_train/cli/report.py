@@ -1,0 +1,171 @@
+"""What a run says about itself: the plan at its start, the estimate of a dry run, summary.json at its end."""
+
+import platform
+import resource
+import statistics
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mobilenet_train import __version__
+from mobilenet_train.cli.prepare import Prepared
+from mobilenet_train.config import leaves
+from mobilenet_train.runtime import Runtime
+from mobilenet_train.tracking import RunDescription, write_summary
+from mobilenet_train.training.evaluate import evaluate
+from mobilenet_train.training.step import train_update
+
+PREVIEW_IMAGES = 64
+
+
+def describe(prepared: Prepared, console: Console) -> None:
+    """Prints the plan of the run."""
+    config, plan, data, runtime = prepared.config, prepared.plan, prepared.dataset, prepared.runtime
+    optim, cost, resolution = config.optim, prepared.cost, config.dataset.resolution
+    table = Table(title=f"{config.model.name} on {config.dataset.name}", show_header=False, title_justify="left")
+    held = f", {len(data.val):,} held out" if data.val else ""
+    table.add_row(
+        "images",
+        f"{len(data.train):,} for training{held}, {len(data.test):,} for testing; {len(data.class_names)} classes",
+    )
+    table.add_row(
+        "network",
+        f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:.2f} M multiply-adds at {resolution}x{resolution}",
+    )
+    stride_plan = getattr(prepared.state.model, "stride_plan", None)
+    if stride_plan is not None:
+        table.add_row(
+            "stride plan",
+            f"{stride_plan.dropped} strides dropped, final map {stride_plan.final_map}x{stride_plan.final_map}",
+        )
+    table.add_row(
+        "training",
+        f"{plan.epochs} epochs, {plan.updates:,} updates of {config.batch_size * optim.accumulate} images",
+    )
+    table.add_row(
+        "optimiser",
+        f"{optim.name}, rate {optim.lr:g}, {optim.schedule.decay} after {optim.schedule.warmup:.0%} warm-up",
+    )
+    table.add_row("augmentation", config.augment.name)
+    table.add_row("device", f"{runtime.device}, {runtime.threads} threads, {runtime.precision}")
+    console.print(table)
+    if stride_plan is not None and stride_plan.final_map <= 2:
+        console.print(
+            f"[yellow]warning:[/] the last stage sees a {stride_plan.final_map}x{stride_plan.final_map} map; "
+            "a larger one is usually several points better: model.stride_plan=auto or a higher dataset.resolution",
+            soft_wrap=True,
+        )
+
+
+def estimate(prepared: Prepared, console: Console) -> None:
+    """Times a few real updates and one evaluation batch, and prints what the whole run would take."""
+    state, plan, batches = prepared.state, prepared.plan, prepared.batches
+    stream = batches.train.epoch(0)
+    seconds = []
+    for _ in range(min(4, plan.batches_per_epoch)):
+        began = time.perf_counter()
+        train_update(state, [next(stream)], plan)
+        state.sums.score()
+        seconds.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    evaluate(state.model, [next(iter(batches.test))], plan.runtime, lambda: False)
+    evaluation = (time.perf_counter() - began) * len(batches.test)
+    batch = statistics.median(seconds[1:] or seconds)
+    total = plan.updates * prepared.config.optim.accumulate * batch + plan.epochs * evaluation
+    rate = prepared.config.batch_size / batch
+    console.print(
+        f"dry run: about {rate:.0f} images/s, {plan.batches_per_epoch * batch + evaluation:.0f} s an epoch, "
+        f"{total / 60:.1f} minutes in all; nothing was written",
+        soft_wrap=True,
+    )
+
+
+def run_description(prepared: Prepared, folder: Path) -> RunDescription:
+    config, plan = prepared.config, prepared.plan
+    values = leaves(OmegaConf.create(asdict(config)))
+    hparams = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in values}
+    return RunDescription(
+        folder=folder,
+        title=f"{config.model.name} on {config.dataset.name}",
+        epochs=plan.epochs,
+        updates_per_epoch=plan.updates_per_epoch,
+        updates=plan.updates,
+        hparams=hparams,
+        val=prepared.dataset.val is not None,
+        tensorboard=config.tensorboard,
+    )
+
+
+def preview(prepared: Prepared) -> Tensor:
+    """The first augmented training images (N, 3, R, R), 0..1, as the network will see them."""
+    train = prepared.batches.train
+    images, _ = next(train.epoch(0))
+    return train.prepare.undo(images[:PREVIEW_IMAGES]).cpu()
+
+
+def summarise(prepared: Prepared, folder: Path, status: str, wall_seconds: float, reason: str | None = None) -> None:
+    """Writes summary.json."""
+    state, runtime, cost = prepared.state, prepared.runtime, prepared.cost
+    last = state.history[-1] if state.history else None
+    cuda = runtime.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    chosen_on = "hold-out split" if prepared.dataset.val else "test set"
+    seconds = sum(result.seconds for result in state.history)
+    values: dict[str, Any] = {
+        "status": status,
+        "reason": reason,
+        "epochs_done": state.epoch,
+        "updates_done": state.step,
+        "final": asdict(last) if last else None,
+        "best": {**asdict(state.best), "chosen_on": chosen_on} if state.best else None,
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "images_per_second": statistics.median(r.images_per_second for r in state.history) if last else None,
+        "training_seconds": round(seconds, 3),
+        "wall_seconds_this_process": round(wall_seconds, 3),
+        "peak_memory_bytes": peak,
+        "memory_kind": "CUDA allocator" if cuda else "resident set",
+        "environment": environment(runtime),
+        "versions": {
+            "mnet-train": __version__,
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": platform.platform(),
+        "git_commit": git_commit(),
+        "data_fingerprint": prepared.dataset.fingerprint,
+    }
+    write_summary(folder, values)
+
+
+def environment(runtime: Runtime) -> dict[str, str | int]:
+    """What has to be the same for a resumed run to end bit for bit as an uninterrupted one."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name() if runtime.device.type == "cuda" else f"cpu {capability}",
+        "threads": runtime.threads,
+        "precision": runtime.precision,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, where it is a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
