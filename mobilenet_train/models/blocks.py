@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilenet_train.models.depthwise import DepthwiseConv2d
+
 ACTIVATIONS: dict[str, type[nn.ReLU] | type[nn.ReLU6] | type[nn.Hardswish]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -35,8 +37,9 @@ class ConvNormActivation(nn.Sequential):
         groups: int = 1,
         activation: str | None,
     ) -> None:
+        convolution = DepthwiseConv2d if groups == in_channels > 1 else nn.Conv2d
         layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
+            convolution(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
         if activation is not None:

@@ -1,0 +1,347 @@
+"""A wrong configuration gets one clear line and exit code 2, and leaves nothing behind."""
+
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from mobilenet_train import run_folder
+from mobilenet_train.cli.train import main
+from mobilenet_train.config import TrainConfig, check
+from mobilenet_train.errors import ConfigError
+from tests.cli.helpers import exit_code, one_line
+from tests.conftest import configure
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty current folder, no data and no Hydra left over from another test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNET_DATA", str(tmp_path / "no-data"))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.delenv("NOT_SET", raising=False)
+    GlobalHydra.instance().clear()
+    yield
+    GlobalHydra.instance().clear()
+
+
+# Command line, exit code, and what the one line on stderr must say: the key, the bad value, what to do instead.
+CASES: list[tuple[str, int, list[str]]] = [
+    # unknown choices
+    ("model=v9", 2, ["model=v9", "v1, v2, v3_large, v3_small"]),
+    ("model=", 2, ["model=", "v1, v2, v3_large, v3_small"]),
+    ("model=v3_larg", 2, ["model=v3_larg", "did you mean 'v3_large'?"]),
+    ("dataset=cifar", 2, ["dataset=cifar", "cifar10, custom, digits", "did you mean 'cifar10'?"]),
+    ("optim=sdg", 2, ["optim=sdg", "adam, adamw, rmsprop, sgd", "did you mean 'sgd'?"]),
+    ("augment=strong", 2, ["augment=strong", "basic, none, shift"]),
+    ("device=gpu", 2, ["device=gpu", "auto, cpu, cuda"]),
+    ("experiment=nope", 2, ["experiment=nope", "tutorial"]),
+    ("recipe=nope", 2, ["recipe=nope", "cifar10_v3_large_sgd"]),
+    ("+recipe=nope", 2, ["recipe=nope", "cifar10_v3_large_sgd"]),
+    ("model.name=v2", 2, ["model.name=v2", "model=v2"]),
+    ("optim={name:adam}", 2, ["optim.name=adam"]),
+    ("+model=v2", 2, ["model", "override"]),
+    # unknown, added, removed and missing keys
+    ("epohcs=3", 2, ["'epohcs'", "did you mean 'epochs'?"]),
+    ("width_mult=0.5", 2, ["'width_mult'", "did you mean 'model.width_mult'?"]),
+    ("optim.schedule.warmpu=0", 2, ["'optim.schedule.warmpu'", "did you mean 'optim.schedule.warmup'?"]),
+    ("+foo=1", 2, ["unknown key 'foo'"]),
+    ("++foo=1", 2, ["unknown key 'foo'"]),
+    ("+optim.lrr=1", 2, ["'optim.lrr'", "did you mean 'optim.lr'?"]),
+    ("~epochs", 2, ["'epochs'", "~epochs"]),
+    ("model.separable=true", 2, ["'model.separable'", "model=v1"]),
+    ("optim=adam optim.momentum=0.5", 2, ["'optim.momentum'", "optim=sgd", "optim=rmsprop"]),
+    ("model=custom", 2, ["model.factory", "model.factory=..."]),
+    ("dataset=custom", 2, ["dataset.factory", "dataset.factory=..."]),
+    ("model=custom model.factory=abc", 2, ["model.factory", "'abc'", "package.module:function"]),
+    ("dataset=custom dataset.factory=:load", 2, ["dataset.factory", "':load'", "package.module:function"]),
+    # wrong types
+    ("epochs=many", 2, ["epochs=many", "a whole number"]),
+    ("epochs=1.5", 2, ["epochs=1.5", "a whole number"]),
+    ("epochs=", 2, ["epochs=", "a whole number"]),
+    ("epochs=null", 2, ["epochs", "not Optional"]),
+    ("optim.lr=fast", 2, ["optim.lr=fast", "a number"]),
+    ("optim.lr=[1,2]", 2, ["optim.lr=[1, 2]", "a number"]),
+    ("optim.nesterov=maybe", 2, ["optim.nesterov", "'maybe'", "bool"]),
+    ("optim=adam optim.betas=[0.9,x]", 2, ["optim.betas", "x", "a number"]),
+    ("dataset.mean=3", 2, ["dataset.mean", "list"]),
+    ("ema=0.9", 2, ["ema"]),
+    # numbers that are not finite
+    ("epochs=nan", 2, ["epochs=nan", "a whole number"]),
+    ("epochs=1e400", 2, ["epochs=", "a whole number"]),
+    ("optim.lr=nan", 2, ["optim.lr=nan", "not a finite number"]),
+    ("optim.lr=-inf", 2, ["optim.lr=-inf", "not a finite number"]),
+    ("optim.lr=1e400", 2, ["optim.lr=inf", "not a finite number"]),
+    ("dataset.mean=[nan,0,0]", 2, ["dataset.mean", "nan", "not a finite number"]),
+    ("model=custom model.factory=a:b +model.args.x=inf", 2, ["model.args.x=inf", "not a finite number"]),
+    # out of range, through the whole command (every rule is tried below)
+    ("epochs=0", 2, ["epochs=0", "a whole number from 1"]),
+    ("epochs=-1", 2, ["epochs=-1", "a whole number from 1"]),
+    ("batch_size=0", 2, ["batch_size=0", "a whole number from 2"]),
+    ("batch_size=-8", 2, ["batch_size=-8", "a whole number from 2"]),
+    ("model.width_mult=0", 2, ["model.width_mult=0", "above 0"]),
+    ("model.width_mult=-1", 2, ["model.width_mult=-1", "above 0"]),
+    ("run_dir=new outputs=other epochs=0", 2, ["epochs=0"]),
+    # what Hydra can't read
+    ("epochs", 2, ["epochs", "EQUAL"]),
+    ("epochs=[1", 2, ["[1"]),
+    ("epochs:3", 2, ["epochs:3"]),
+    ("epochs=1,2", 2, ["epochs=1,2", "--multirun"]),
+    ("epochs=${nope}", 2, ["epochs", "nope"]),
+    ("dataset.root=${oc.env:NOT_SET}", 2, ["dataset.root", "NOT_SET"]),
+    # runs to go on with
+    ("resume=nowhere", 1, ["nowhere", "no run to go on with"]),
+    ("resume=nowhere run_dir=here", 2, ["resume=nowhere", "run_dir=here", "give one"]),
+]
+
+
+@pytest.mark.parametrize(("line", "code", "words"), CASES, ids=[case[0] for case in CASES])
+def test_a_wrong_command_line_is_refused_with_one_line_and_nothing_written(
+    line: str,
+    code: int,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code(monkeypatch, *line.split()) == code
+    message = one_line(capsys.readouterr().err)
+    assert [word for word in words if word not in message] == [], message
+    assert list(tmp_path.iterdir()) == []
+
+
+# Choices, key, value, and what the message must say is allowed: at least one line for each rule of config.check.
+RULES: list[tuple[str, str, Any, str]] = [
+    ("", "epochs", 0, "from 1"),
+    ("", "max_steps", 0, "null or a whole number from 1"),
+    ("", "batch_size", 1, "from 2"),
+    ("", "seed", -1, "from 0 to 4294967295"),
+    ("", "seed", 2**32, "from 0 to 4294967295"),
+    ("", "label_smoothing", 1.0, "0 <= label_smoothing < 1"),
+    ("", "label_smoothing", -0.1, "0 <= label_smoothing < 1"),
+    ("", "ema.decay", 1.0, "0 (off) <= ema.decay < 1"),
+    ("", "early_stop.patience", 0, "null or a number of epochs from 1"),
+    ("", "early_stop.patience", 3, "dataset.val_fraction=0.1"),
+    ("", "eval.batch_size", 0, "from 1"),
+    ("", "checkpoint.every_minutes", 0.0, "above 0"),
+    ("", "log_every", 0, "from 1"),
+    ("", "device.name", "gpu", "auto, cpu, cuda"),
+    ("", "device.threads", 0, "from 1 to 1024"),
+    ("", "device.threads", 1025, "from 1 to 1024"),
+    ("", "device.precision", "int8", "auto, fp32, bf16, fp16"),
+    ("device=cpu", "device.precision", "bf16", "device.precision=fp32"),
+    ("", "dataset.resolution", 7, "from 8 to 4096"),
+    ("", "dataset.resolution", 4097, "from 8 to 4096"),
+    ("", "dataset.fraction", 0.0, "0 < dataset.fraction <= 1"),
+    ("", "dataset.fraction", 1.1, "0 < dataset.fraction <= 1"),
+    ("", "dataset.max_per_class", 0, "null or a whole number from 1"),
+    ("", "dataset.val_fraction", 1.0, "dataset.val_fraction < 1"),
+    ("", "dataset.mean", [0.5], "three numbers"),
+    ("", "dataset.std", [0.5], "three numbers above 0"),
+    ("", "dataset.std", [0.0, 1.0, 1.0], "three numbers above 0"),
+    ("", "augment.crop_padding", -1, "from 0 to 64"),
+    ("", "augment.crop_padding", 65, "from 0 to 64"),
+    ("", "optim.lr", 0.0, "above 0, at most 1000"),
+    ("", "optim.lr", 1001.0, "above 0, at most 1000"),
+    ("", "optim.weight_decay", -1.0, "from 0 to 10"),
+    ("", "optim.l1", -1.0, "from 0 to 10"),
+    ("", "optim.clip_norm", 0.0, "null or a number above 0"),
+    ("", "optim.accumulate", 0, "from 1 to 65536"),
+    ("", "optim.schedule.decay", "cosin", "cosine, linear, step, exponential, constant"),
+    ("", "optim.schedule.warmup", 1.0, "0 <= warmup < 1"),
+    ("", "optim.schedule.final", 1.1, "from 0 to 1"),
+    ("", "optim.schedule.every_epochs", 0.0, "above 0"),
+    ("", "optim.schedule.factor", 0.0, "0 < factor <= 1"),
+    ("", "optim.momentum", 1.0, "0 <= momentum < 1"),
+    ("optim=rmsprop", "optim.momentum", -0.1, "0 <= momentum < 1"),
+    ("optim.nesterov=false optim.momentum=0", "optim.nesterov", True, "optim.momentum above 0"),
+    ("optim=rmsprop", "optim.alpha", 1.0, "0 <= alpha < 1"),
+    ("optim=rmsprop", "optim.eps", 0.0, "above 0"),
+    ("optim=adam", "optim.betas", [0.9], "two numbers"),
+    ("optim=adamw", "optim.betas", [0.9, 1.0], "0 <= beta < 1"),
+    ("optim=adamw", "optim.eps", 0.0, "above 0"),
+    ("", "model.width_mult", 0.0, "above 0, at most 32"),
+    ("", "model.width_mult", 33.0, "above 0, at most 32"),
+    ("", "model.dropout", 1.0, "0 <= dropout < 1"),
+    ("", "model.stride_plan", 6, "auto, imagenet or how many strides to drop, 0 to 5"),
+    ("", "model.stride_plan", "paper", "auto, imagenet"),
+    ("", "model.stride_plan", True, "auto, imagenet"),
+    ("", "model.activation", "gelu", "paper, relu, relu6, hard_swish"),
+    ("", "model.norm_eps", 0.0, "0 < norm_eps < 1"),
+    ("", "model.norm_momentum", 0.0, "0 < norm_momentum <= 1"),
+    ("model=v1", "model.depth_multiplier", 0, "from 1 to 16"),
+    ("model=v1 model.separable=false", "model.depth_multiplier", 2, "model.separable=true"),
+    ("model=custom model.factory=a:b", "model.factory", "a:b:c", "package.module:function"),
+    ("dataset=custom dataset.factory=a:b", "dataset.factory", "a", "package.module:function"),
+]
+
+# Any value of these is fine: true and false, paths (which only trying can judge), arguments of the user's own code.
+ANYTHING_GOES = {
+    *("model.name", "model.separable", "model.squeeze_excite", "model.args", "dataset.name", "dataset.args"),
+    *("dataset.root", "dataset.download", "augment.name", "augment.flip", "optim.name", "optim.decay_norm_and_bias"),
+    *("optim.decay_depthwise", "device.channels_last", "tensorboard", "outputs", "run_dir", "resume", "dry_run"),
+}
+
+
+composed = cache(configure)
+
+
+def refusal(choices: str, key: str, value: Any) -> str:
+    """The message for a good configuration in which one value was changed."""
+    config = deepcopy(composed(*choices.split()))
+    *parents, leaf = key.split(".")
+    part: Any = config
+    for parent in parents:
+        part = getattr(part, parent)
+    assert hasattr(part, leaf)
+    setattr(part, leaf, value)
+    with pytest.raises(ConfigError) as refused:
+        check(config)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("choices", "key", "value", "allowed"), RULES, ids=[f"{c} {k}={v}".strip() for c, k, v, _ in RULES]
+)
+def test_every_rule_names_the_key_the_value_and_what_is_allowed(
+    choices: str, key: str, value: Any, allowed: str
+) -> None:
+    message = refusal(choices, key, value)
+    assert key in message
+    assert str(value) in message
+    assert allowed in message
+    assert "\n" not in message
+
+
+def leaf_keys(part: Any, prefix: str = "") -> Iterator[str]:
+    for item in fields(part):
+        value = getattr(part, item.name)
+        key = f"{prefix}{item.name}"
+        yield from leaf_keys(value, f"{key}.") if is_dataclass(value) else [key]
+
+
+def test_every_key_has_a_rule_or_is_known_to_need_none() -> None:
+    lines = ("", "optim=rmsprop", "optim=adam", "model=v1", "model=custom model.factory=a:b")
+    keys = {
+        key for line in (*lines, "dataset=custom dataset.factory=a:b") for key in leaf_keys(composed(*line.split()))
+    }
+    tried = {key for _, key, _, _ in RULES}
+    assert keys - tried == ANYTHING_GOES
+    assert tried & ANYTHING_GOES == set()
+
+
+def test_a_key_added_below_an_unknown_key_is_not_its_own_suggestion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, "+model.args.depth=1") == 2
+    message = one_line(capsys.readouterr().err)
+    assert "'model.args'" in message
+    assert "did you mean 'model.args.depth'" not in message
+
+
+def test_hydra_full_error_shows_where_the_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["mnet-train", "epochs=0"])
+    with pytest.raises(ConfigError, match="epochs=0") as raised:
+        main()
+    assert any(entry.name == "check" for entry in raised.traceback)
+
+
+def test_the_command_leaves_hydra_full_error_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    exit_code(monkeypatch, "epochs=0")
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+@pytest.fixture
+def started_run(tmp_path: Path) -> Path:
+    """The folder of a run that was started with dataset=digits, and got no further."""
+    config: TrainConfig = configure("dataset=digits", "epochs=3")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run_folder.write_config(folder, config)
+    return folder
+
+
+RESUMES: list[tuple[str, list[str]]] = [
+    ("epochs=5", ["epochs=5", "epochs=3"]),
+    ("max_steps=7", ["max_steps=7", "max_steps=None"]),
+    ("seed=1", ["seed=1", "seed=0"]),
+    ("optim.lr=0.3", ["optim.lr=0.3", "optim.lr=0.1"]),
+    ("model=v2", ["model.name=v2", "model.name=v3_large"]),
+    ("dataset=cifar10", ["dataset.name=cifar10", "dataset.name=digits"]),
+    ("experiment=tutorial", ["experiment"]),
+    ("epochs=0", ["epochs=0"]),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), RESUMES, ids=[change for change, _ in RESUMES])
+def test_a_run_does_not_go_on_with_a_change_that_would_alter_its_result(
+    change: str,
+    words: list[str],
+    started_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = (started_run / "config.yaml").read_bytes()
+    assert exit_code(monkeypatch, f"resume={started_run}", change) == 2
+    message = one_line(capsys.readouterr().err)
+    assert [word for word in words if word not in message] == [], message
+    assert [path.name for path in started_run.iterdir()] == ["config.yaml"]
+    assert (started_run / "config.yaml").read_bytes() == before
+
+
+def test_a_second_run_in_a_run_dir_must_have_the_same_configuration(
+    started_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, f"run_dir={started_run}", "dataset=digits", "epochs=3", "seed=4") == 2
+    assert "seed=4" in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("a: [1", 1, ["no run to go on with"]),
+        ("- 1\n", 1, ["not a configuration"]),
+        ("epochs: 3\n", 2, ["model.name"]),
+        ("", 2, ["model.name"]),
+    ],
+    ids=["no YAML", "a list", "a part", "empty"],
+)
+def test_a_run_folder_with_a_damaged_configuration_is_refused(
+    text: str,
+    code: int,
+    words: list[str],
+    started_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (started_run / "config.yaml").write_text(text)
+    assert exit_code(monkeypatch, f"resume={started_run}") == code
+    message = one_line(capsys.readouterr().err)
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("change", "value"), [("epochs", "many"), ("epohcs", 3), ("model.name", "v9")], ids=["type", "key", "choice"]
+)
+def test_an_edited_configuration_of_a_run_is_checked_as_a_typed_one(
+    change: str,
+    value: Any,
+    started_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    values = OmegaConf.load(started_run / "config.yaml")
+    OmegaConf.update(values, change, value)
+    OmegaConf.save(values, started_run / "config.yaml")
+    assert exit_code(monkeypatch, f"resume={started_run}") == 2
+    assert change in one_line(capsys.readouterr().err)

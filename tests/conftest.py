@@ -1,0 +1,71 @@
+"""What all tests share: one thread, configurations, the real images, and the command as a child process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from mobilenet_train.cli.conf import conf_dir
+from mobilenet_train.config import TrainConfig, check, register_schemas, to_config
+
+TINY = (  # real images and a real network, a few milliseconds a step
+    "dataset=digits",
+    "model=v3_small",
+    "model.width_mult=0.25",
+    "model.stride_plan=imagenet",
+    "dataset.max_per_class=16",
+    "batch_size=32",
+    "device.threads=1",
+    "epochs=2",
+    "log_every=2",
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Batches of a few small images: on a busy machine a second thread costs far more than it gains."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def configure(*overrides: str) -> TrainConfig:
+    """The checked configuration of a command line."""
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = to_config(compose("train", overrides=list(overrides)))
+    check(config)
+    return config
+
+
+@pytest.fixture
+def cifar10_root() -> Path:
+    """The folder with the official CIFAR-10 files. Skips where there is none, unless MNET_REQUIRE_DATA=1."""
+    root = Path(os.environ.get("MNET_DATA", "~/.cache/mnet-train")).expanduser()
+    if not (root / "cifar-10-batches-py").is_dir():
+        message = f"no CIFAR-10 in {root}; set MNET_DATA to the folder that holds cifar-10-batches-py"
+        if os.environ.get("MNET_REQUIRE_DATA") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return root
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def mnet_train(tmp_path: Path) -> Command:
+    """Runs `mnet-train ARGUMENTS` in a child process, in an empty folder."""
+
+    def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "mobilenet_train", *arguments]
+        settings = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300, **options}
+        return subprocess.run(command, check=False, **settings)  # type: ignore[call-overload]
+
+    return run

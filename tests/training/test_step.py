@@ -1,0 +1,141 @@
+"""One update: accumulation, dropout, penalties, clipping, averages, and losses that are not finite."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from conftest import TINY, configure
+from torch import Tensor, nn
+
+from mobilenet_train.cli.prepare import Prepared, prepare_run
+from mobilenet_train.errors import RunError
+from mobilenet_train.training.ema import Ema
+from mobilenet_train.training.fit import check_finite
+from mobilenet_train.training.step import l1_penalty, train_update
+
+
+def prepare(*overrides: str) -> Prepared:
+    return prepare_run(configure(*TINY, *overrides))
+
+
+def linear(prepared: Prepared) -> nn.Module:
+    """A model without batch-norm in the place of the network, for exact comparisons."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).double()
+    prepared.state.model = model
+    prepared.state.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return model
+
+
+def doubles(prepared: Prepared) -> list[tuple[Tensor, Tensor]]:
+    return [(images.double(), labels) for images, labels in prepared.batches.train.epoch(0)]
+
+
+def test_accumulated_batches_move_the_weights_as_one_large_batch() -> None:
+    constant = ("optim.schedule.decay=constant", "optim.schedule.warmup=0")
+    parts, whole = prepare("optim.accumulate=2", *constant), prepare(*constant)
+    first, second = linear(parts), linear(whole)
+    batches = doubles(parts)[:2]
+    train_update(parts.state, batches, parts.plan)
+    joined = torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches])
+    train_update(whole.state, [joined], whole.plan)
+    assert torch.allclose(first[1].weight, second[1].weight, rtol=0, atol=1e-7)
+    assert (parts.state.step, parts.state.batch) == (1, 2)
+
+
+def test_an_update_depends_on_its_number_and_not_on_what_was_drawn_before() -> None:
+    """Dropout is on; a generator that someone else has used must not matter."""
+    one, other = prepare("model.dropout=0.5"), prepare("model.dropout=0.5")
+    batch = next(one.batches.train.epoch(0))
+    train_update(one.state, [batch], one.plan)
+    torch.rand(1000)
+    train_update(other.state, [batch], other.plan)
+    ours, theirs = one.state.model.state_dict(), other.state.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_first_update_uses_the_first_rate_of_the_warmup() -> None:
+    prepared = prepare("optim.lr=0.5", "optim.schedule.warmup=0.5", "epochs=10")
+    train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+    assert prepared.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / (prepared.plan.updates / 2))
+
+
+def test_the_l1_penalty_pulls_weights_to_zero_and_stays_out_of_the_loss() -> None:
+    plain, penalised = prepare("optim.lr=0.001"), prepare("optim.lr=0.001", "optim.l1=0.1")
+    batch = next(plain.batches.train.epoch(0))
+    for prepared in (plain, penalised):
+        train_update(prepared.state, [batch], prepared.plan)
+    assert float(l1_penalty(penalised.state.model, 1.0)) < float(l1_penalty(plain.state.model, 1.0))
+    assert penalised.state.sums.totals[0] == plain.state.sums.totals[0]
+
+
+def test_clipping_limits_the_length_of_a_step() -> None:
+    prepared = prepare(
+        "optim.clip_norm=0.01", "optim.lr=1", "optim.schedule.warmup=0", "optim.momentum=0", "optim.nesterov=false"
+    )
+    prepared.plan.config.optim.weight_decay = 0.0
+    before = deepcopy(list(prepared.state.model.parameters()))
+    prepared.state.optimizer = torch.optim.SGD(prepared.state.model.parameters(), lr=1.0)
+    train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+    after = prepared.state.model.parameters()
+    moved = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True)) ** 0.5
+    assert moved == pytest.approx(0.01, rel=1e-3)
+
+
+def test_label_smoothing_changes_the_training_loss() -> None:
+    plain, smooth = prepare(), prepare("label_smoothing=0.2")
+    for prepared in (plain, smooth):
+        train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+    assert plain.state.sums.score().loss != smooth.state.sums.score().loss
+
+
+def test_sums_are_means_per_sample_and_percent() -> None:
+    prepared = prepare()
+    batches = list(prepared.batches.train.epoch(0))
+    for batch in batches:
+        train_update(prepared.state, [batch], prepared.plan)
+    assert prepared.state.sums.seen == 32 * len(batches)
+    score = prepared.state.sums.score()
+    assert 1 < score.loss < 5
+    assert (score.top1 * prepared.state.sums.seen / 100) == pytest.approx(
+        round(score.top1 * prepared.state.sums.seen / 100)
+    )
+
+
+def test_the_first_loss_that_is_not_finite_is_remembered_with_its_update() -> None:
+    prepared = prepare()
+    images, labels = next(prepared.batches.train.epoch(0))
+    train_update(prepared.state, [(images, labels)], prepared.plan)
+    check_finite(prepared.state, prepared.plan)
+    train_update(prepared.state, [(images * float("nan"), labels)], prepared.plan)
+    train_update(prepared.state, [(images, labels)], prepared.plan)
+    with pytest.raises(RunError, match="not finite at update 1 .*optim.lr"):
+        check_finite(prepared.state, prepared.plan)
+
+
+def test_weights_that_are_not_finite_are_found_even_if_the_loss_was() -> None:
+    prepared = prepare()
+    next(prepared.state.model.parameters()).data[0] = float("inf")
+    with pytest.raises(RunError, match="weights were not finite"):
+        check_finite(prepared.state, prepared.plan)
+
+
+def test_the_average_starts_by_following_and_ends_at_its_decay() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    ema = Ema(layer, decay=0.9)
+    nn.init.ones_(layer.weight)
+    ema.update(layer, 1)
+    assert ema.model.weight.item() == pytest.approx(1 - 2 / 11)  # (1 + 1) / (10 + 1) of the old
+    nn.init.zeros_(layer.weight)
+    before = ema.model.weight.item()
+    ema.update(layer, 10_000)
+    assert ema.model.weight.item() == pytest.approx(0.9 * before)
+
+
+def test_the_average_covers_batch_norms_running_statistics() -> None:
+    norm = nn.BatchNorm1d(1)
+    ema = Ema(norm, decay=0.5)
+    norm.running_mean.fill_(1.0)
+    ema.update(norm, 10_000)
+    assert ema.model.running_mean.item() == pytest.approx(0.5)
