@@ -307,6 +307,21 @@ def check(config: TrainConfig) -> None:
         )
 
 
+def check_effect(config: TrainConfig, typed: list[str]) -> None:
+    """Refuses a key that someone typed and that would do nothing. Raises ConfigError."""
+    decay = config.optim.schedule.decay
+    periodic = decay in ("step", "exponential")
+    used_by = {
+        "optim.schedule.every_epochs": (periodic, "step and exponential"),
+        "optim.schedule.factor": (periodic, "step and exponential"),
+        "optim.schedule.final": (decay in ("cosine", "linear"), "cosine and linear"),
+    }
+    for key in typed:
+        used, decays = used_by.get(key, (True, ""))
+        if not used:
+            raise ConfigError(f"{key} has no effect with optim.schedule.decay={decay}; it belongs to {decays}")
+
+
 def _check_parts(config: TrainConfig) -> None:
     for group, schemas in SCHEMAS.items():
         part = getattr(config, group)

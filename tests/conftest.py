@@ -24,6 +24,7 @@ TINY = (  # real images and a real network, a few milliseconds a step
     "epochs=2",
     "log_every=2",
 )
+RUN = ("run_dir=run", *TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +70,20 @@ def mnet_train(tmp_path: Path) -> Command:
         return subprocess.run(command, check=False, **settings)  # type: ignore[call-overload]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small run in a child process, shared by the tests that only look at it."""
+    folder = tmp_path_factory.mktemp("command")
+    done = subprocess.run(
+        [sys.executable, "-m", "mobilenet_train", *RUN, "ema.decay=0.9"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (folder / "stdout").write_text(done.stdout)
+    return folder

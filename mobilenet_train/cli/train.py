@@ -68,12 +68,13 @@ def compose_and_run(tracebacks: bool) -> int:
 
 def run_composed(composed: "DictConfig", overrides: list[str]) -> int:  # type: ignore[name-defined]  # noqa: F821
     """Checks the whole configuration, then imports torch and trains."""
-    from mobilenet_train.cli.resume import resolve_resume
-    from mobilenet_train.config import check, to_config
+    from mobilenet_train.cli.resume import resolve_resume, typed_keys
+    from mobilenet_train.config import check, check_effect, to_config
 
     check_choices(overrides)
     config = to_config(composed)
     check(config)
+    check_effect(config, typed_keys(overrides))
     config, folder = resolve_resume(config, overrides)
 
     from mobilenet_train.cli.session import run

@@ -129,7 +129,7 @@ def _custom(config: CustomDatasetConfig, seed: int) -> ImageData:
     data = load_factory("dataset.factory", config.factory)(**config.args)
     if not isinstance(data, ImageData):
         raise RunError(
-            f"dataset.factory={config.factory} returned {type(data).__name__}; return a mobilenet_train.ImageData"
+            f"dataset.factory={config.factory} returned {type(data).__name__}; return a mobilenet_train.data.ImageData"
         )
     return data
 

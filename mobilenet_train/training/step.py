@@ -48,10 +48,8 @@ def l1_penalty(model: nn.Module, strength: float) -> Tensor | float:
 def record(state: TrainState, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
     """Adds a batch to the epoch's sums and remembers the first loss that was not finite, all on the device."""
     right = (logits.argmax(1) == labels).sum()
-    batch = torch.stack([loss.double(), right.double()])
-    sizes = batch.new_tensor([len(labels), 1.0])
-    state.sums.totals += batch * sizes
-    state.sums.last_batch = batch * batch.new_tensor([1.0, 100 / len(labels)])
+    state.sums.totals += torch.stack([loss.double() * len(labels), right.double()])
+    state.sums.last_batch = torch.stack([loss.double(), right.double() * (100 / len(labels))])
     state.sums.seen += len(labels)
     first_bad = ~loss.isfinite() & (state.first_bad_step < 0)
     state.first_bad_step = torch.where(first_bad, state.step, state.first_bad_step)

@@ -1,5 +1,6 @@
 """A wrong configuration gets one clear line and exit code 2, and leaves nothing behind."""
 
+import os
 import sys
 from collections.abc import Iterator
 from copy import deepcopy
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mobilenet_train import run_folder
@@ -27,6 +30,8 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("MNET_DATA", str(tmp_path / "no-data"))
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.delenv("NOT_SET", raising=False)
+    # Hydra composes everything twice, the first time only to see whether it is a sweep
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
     GlobalHydra.instance().clear()
     yield
     GlobalHydra.instance().clear()
@@ -36,18 +41,14 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 CASES: list[tuple[str, int, list[str]]] = [
     # unknown choices
     ("model=v9", 2, ["model=v9", "v1, v2, v3_large, v3_small"]),
-    ("model=", 2, ["model=", "v1, v2, v3_large, v3_small"]),
-    ("model=v3_larg", 2, ["model=v3_larg", "did you mean 'v3_large'?"]),
     ("dataset=cifar", 2, ["dataset=cifar", "cifar10, custom, digits", "did you mean 'cifar10'?"]),
     ("optim=sdg", 2, ["optim=sdg", "adam, adamw, rmsprop, sgd", "did you mean 'sgd'?"]),
     ("augment=strong", 2, ["augment=strong", "basic, none, shift"]),
     ("device=gpu", 2, ["device=gpu", "auto, cpu, cuda"]),
     ("experiment=nope", 2, ["experiment=nope", "tutorial"]),
     ("recipe=nope", 2, ["recipe=nope", "cifar10_v3_large_sgd"]),
-    ("+recipe=nope", 2, ["recipe=nope", "cifar10_v3_large_sgd"]),
     ("model.name=v2", 2, ["model.name=v2", "model=v2"]),
     ("optim={name:adam}", 2, ["optim.name=adam"]),
-    ("+model=v2", 2, ["model", "override"]),
     # unknown, added, removed and missing keys
     ("epohcs=3", 2, ["'epohcs'", "did you mean 'epochs'?"]),
     ("width_mult=0.5", 2, ["'width_mult'", "did you mean 'model.width_mult'?"]),
@@ -65,29 +66,21 @@ CASES: list[tuple[str, int, list[str]]] = [
     # wrong types
     ("epochs=many", 2, ["epochs=many", "a whole number"]),
     ("epochs=1.5", 2, ["epochs=1.5", "a whole number"]),
-    ("epochs=", 2, ["epochs=", "a whole number"]),
     ("epochs=null", 2, ["epochs", "not Optional"]),
-    ("optim.lr=fast", 2, ["optim.lr=fast", "a number"]),
     ("optim.lr=[1,2]", 2, ["optim.lr=[1, 2]", "a number"]),
     ("optim.nesterov=maybe", 2, ["optim.nesterov", "'maybe'", "bool"]),
     ("optim=adam optim.betas=[0.9,x]", 2, ["optim.betas", "x", "a number"]),
     ("dataset.mean=3", 2, ["dataset.mean", "list"]),
     ("ema=0.9", 2, ["ema"]),
     # numbers that are not finite
-    ("epochs=nan", 2, ["epochs=nan", "a whole number"]),
     ("epochs=1e400", 2, ["epochs=", "a whole number"]),
     ("optim.lr=nan", 2, ["optim.lr=nan", "not a finite number"]),
-    ("optim.lr=-inf", 2, ["optim.lr=-inf", "not a finite number"]),
     ("optim.lr=1e400", 2, ["optim.lr=inf", "not a finite number"]),
     ("dataset.mean=[nan,0,0]", 2, ["dataset.mean", "nan", "not a finite number"]),
     ("model=custom model.factory=a:b +model.args.x=inf", 2, ["model.args.x=inf", "not a finite number"]),
     # out of range, through the whole command (every rule is tried below)
     ("epochs=0", 2, ["epochs=0", "a whole number from 1"]),
-    ("epochs=-1", 2, ["epochs=-1", "a whole number from 1"]),
-    ("batch_size=0", 2, ["batch_size=0", "a whole number from 2"]),
-    ("batch_size=-8", 2, ["batch_size=-8", "a whole number from 2"]),
     ("model.width_mult=0", 2, ["model.width_mult=0", "above 0"]),
-    ("model.width_mult=-1", 2, ["model.width_mult=-1", "above 0"]),
     ("run_dir=new outputs=other epochs=0", 2, ["epochs=0"]),
     # what Hydra can't read
     ("epochs", 2, ["epochs", "EQUAL"]),
@@ -120,8 +113,11 @@ def test_a_wrong_command_line_is_refused_with_one_line_and_nothing_written(
 # Choices, key, value, and what the message must say is allowed: at least one line for each rule of config.check.
 RULES: list[tuple[str, str, Any, str]] = [
     ("", "epochs", 0, "from 1"),
+    ("", "epochs", -1, "from 1"),
     ("", "max_steps", 0, "null or a whole number from 1"),
     ("", "batch_size", 1, "from 2"),
+    ("", "batch_size", 0, "from 2"),
+    ("", "batch_size", -8, "from 2"),
     ("", "seed", -1, "from 0 to 4294967295"),
     ("", "seed", 2**32, "from 0 to 4294967295"),
     ("", "label_smoothing", 1.0, "0 <= label_smoothing < 1"),
@@ -168,6 +164,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("optim=adamw", "optim.betas", [0.9, 1.0], "0 <= beta < 1"),
     ("optim=adamw", "optim.eps", 0.0, "above 0"),
     ("", "model.width_mult", 0.0, "above 0, at most 32"),
+    ("", "model.width_mult", -1.0, "above 0, at most 32"),
     ("", "model.width_mult", 33.0, "above 0, at most 32"),
     ("", "model.dropout", 1.0, "0 <= dropout < 1"),
     ("", "model.stride_plan", 6, "auto, imagenet or how many strides to drop, 0 to 5"),
@@ -255,7 +252,6 @@ def test_hydra_full_error_shows_where_the_error_came_from(monkeypatch: pytest.Mo
 
 
 def test_the_command_leaves_hydra_full_error_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
 
     exit_code(monkeypatch, "epochs=0")
     assert "HYDRA_FULL_ERROR" not in os.environ
@@ -273,13 +269,11 @@ def started_run(tmp_path: Path) -> Path:
 
 RESUMES: list[tuple[str, list[str]]] = [
     ("epochs=5", ["epochs=5", "epochs=3"]),
-    ("max_steps=7", ["max_steps=7", "max_steps=None"]),
     ("seed=1", ["seed=1", "seed=0"]),
     ("optim.lr=0.3", ["optim.lr=0.3", "optim.lr=0.1"]),
     ("model=v2", ["model.name=v2", "model.name=v3_large"]),
     ("dataset=cifar10", ["dataset.name=cifar10", "dataset.name=digits"]),
     ("experiment=tutorial", ["experiment"]),
-    ("epochs=0", ["epochs=0"]),
 ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import TINY, configure
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from mobilenet_train.cli.prepare import prepare_run
 from mobilenet_train.training.evaluate import Interrupted, batch_sums, evaluate

@@ -109,7 +109,7 @@ def test_the_first_loss_that_is_not_finite_is_remembered_with_its_update() -> No
     check_finite(prepared.state, prepared.plan)
     train_update(prepared.state, [(images * float("nan"), labels)], prepared.plan)
     train_update(prepared.state, [(images, labels)], prepared.plan)
-    with pytest.raises(RunError, match="not finite at update 1 .*optim.lr"):
+    with pytest.raises(RunError, match=r"not finite at update 1 .*optim\.lr"):
         check_finite(prepared.state, prepared.plan)
 
 

@@ -1,0 +1,228 @@
+"""`--help` and `--cfg job` answer at once and tell all; every file in conf/ composes, and says what it is for."""
+
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+import mobilenet_train
+from mobilenet_train import __version__
+from mobilenet_train.cli.conf import GROUPS, conf_dir, help_text
+from mobilenet_train.cli.explain import known_keys
+from mobilenet_train.config import SCHEMAS
+from tests.conftest import Command, configure
+
+FAST = 0.8  # seconds of processor time
+FILES = sorted(conf_dir().rglob("*.yaml"))
+RECIPES = sorted(path.stem for path in (conf_dir() / "recipe").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children find the package wherever this process found it, installed or not."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(mobilenet_train.__file__).parents[1]))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+
+def least_seconds(command: Command, *arguments: str, enough: float, tries: int = 5) -> float:
+    """Processor time of the fastest of a few runs; time on the wall would measure the other programs too."""
+    least = float("inf")
+    for _ in range(tries):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert command(*arguments).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if least < enough:
+            break
+    return least
+
+
+def imported(arguments: list[str], folder: Path) -> set[str]:
+    """The top-level modules that the command has imported when it ends."""
+    code = (
+        "import sys; from mobilenet_train.cli.train import main\n"
+        f"sys.argv = ['mnet-train', *{arguments!r}]\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["--cfg", "job"]], ids=" ".join)
+def test_it_answers_well_under_a_second(arguments: list[str], mnet_train: Command) -> None:
+    assert least_seconds(mnet_train, *arguments, enough=FAST) < FAST
+
+
+def test_help_imports_neither_torch_nor_hydra(tmp_path: Path) -> None:
+    assert imported(["--help"], tmp_path) & {"torch", "numpy", "hydra", "omegaconf", "matplotlib"} == set()
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["epochs=0"]], ids=" ".join)
+def test_composing_and_refusing_import_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    modules = imported(arguments, tmp_path)
+    assert "hydra" in modules
+    assert modules & {"torch", "numpy", "torchvision", "sklearn", "matplotlib"} == set()
+
+
+def test_help_names_every_choice_of_every_group_and_every_knob() -> None:
+    text = help_text()
+    for group in GROUPS:
+        section = re.search(rf"^  {group}\n(.*?)\n\n", text, re.M | re.S)
+        assert section
+        named = {line.split()[0] for line in section[1].splitlines()}
+        assert named == {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+        assert all(len(line.split()) >= 2 for line in section[1].splitlines()), "a choice without a word about it"
+    assert set(SCHEMAS) <= set(GROUPS)
+    for key in sorted({key for key in known_keys() if key.partition(".")[0] not in GROUPS}):
+        assert re.search(rf"^  {re.escape(key)}=\S+ +\S", text, re.M), f"--help does not tell of {key}"
+    for option in ("--cfg job", "--version", "resume=", "-m", "dry_run=true", "--config-dir"):
+        assert option in text
+
+
+def test_the_schema_knows_just_the_choices_that_are_shipped() -> None:
+    for group, schemas in SCHEMAS.items():
+        assert set(schemas) == {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+
+
+def test_help_tells_of_the_users_own_files_too(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# A network of my own\n")
+    assert re.search(r"^    mine +A network of my own$", help_text(tmp_path), re.M)
+
+
+def test_cfg_prints_a_configuration_that_is_whole_and_readable(mnet_train: Command, tmp_path: Path) -> None:
+    done = mnet_train("--cfg", "job", "model=v2", "optim.lr=0.07")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    values = yaml.safe_load(done.stdout)
+    assert values["model"]["name"] == "v2"
+    assert values["optim"]["lr"] == 0.07
+    assert "???" not in done.stdout
+    assert list(tmp_path.iterdir()) == []  # where it ran: conf/ is found from anywhere, nothing is written
+
+
+def test_version_is_printed(mnet_train: Command) -> None:
+    done = mnet_train("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"mnet-train {__version__}\n", "")
+
+
+# --- what conf/ holds
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_by_itself_and_is_valid(name: str) -> None:
+    configure(f"experiment={name}")
+
+
+@pytest.mark.parametrize("group", SCHEMAS)
+def test_every_choice_composes_by_itself_with_a_value_for_every_key(group: str) -> None:
+    for name in SCHEMAS[group]:
+        own = [f"{group}.factory=a:b"] if name == "custom" else []
+        configure(f"{group}={name}", *own)
+
+
+def choices_of(recipe: str) -> dict[str, str]:
+    """cifar10_v3_large_sgd -> dataset, model and optimiser."""
+    dataset, rest = recipe.split("_", 1)
+    model, optim = rest.rsplit("_", 1)
+    return {"dataset": dataset, "model": model, "optim": optim}
+
+
+def assigned(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from assigned(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_comes_with_its_combination_by_itself(recipe: str) -> None:
+    choices = choices_of(recipe)
+    for group, name in choices.items():
+        assert name in SCHEMAS[group], f"{recipe} names no {group}"
+    config = OmegaConf.structured(configure(*(f"{group}={name}" for group, name in choices.items())))
+    values = dict(assigned(yaml.safe_load((conf_dir() / "recipe" / f"{recipe}.yaml").read_text())))
+    assert values
+    assert {key: OmegaConf.select(config, key) for key in values} == values
+
+
+@pytest.mark.parametrize("optim", sorted(SCHEMAS["optim"]))
+def test_a_recipes_learning_rate_does_not_reach_another_optimiser(optim: str) -> None:
+    shipped = yaml.safe_load((conf_dir() / "optim" / f"{optim}.yaml").read_text())["lr"]
+    if f"digits_v3_small_{optim}" in RECIPES:
+        pytest.skip("has a recipe of its own")
+    assert configure("dataset=digits", "model=v3_small", f"optim={optim}").optim.lr == shipped
+
+
+def test_what_is_typed_wins_over_a_recipe() -> None:
+    assert configure("dataset=digits", "model=v3_small", "optim=sgd", "optim.lr=0.03").optim.lr == 0.03
+
+
+def test_digits_are_not_mirrored_unless_asked_for() -> None:
+    assert configure("dataset=digits").augment.flip is False
+    assert configure("dataset=digits", "augment=basic").augment.flip is True
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(conf_dir())))
+def test_every_file_of_conf_says_what_it_is_for(file: Path) -> None:
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
+    assert re.match(r"# \w", lines[0]), "the first line is a comment for people"
+
+
+LIKE_THE_KEY_ABOVE = {"std", "factor", "precision"}  # the comment above them speaks of both
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for file in FILES if file.parent.name not in ("recipe", "experiment")],
+    ids=lambda file: str(file.relative_to(conf_dir())),
+)
+def test_every_key_has_a_comment(file: Path) -> None:
+    text = file.read_text().partition("\nhydra:")[0]
+    keys = re.findall(r"^ *(\w+): ([^#\n]+?)(?: +# (.+))?$", text, re.M)
+    bare = {key for key, value, comment in keys if not comment and value.strip()}
+    assert bare - LIKE_THE_KEY_ABOVE <= {"name"}
+
+
+def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
+    def missing(part: Any, prefix: str = "") -> Iterator[str]:
+        for item in fields(part):
+            value = getattr(part, item.name)
+            if is_dataclass(value):
+                yield from missing(value, f"{prefix}{item.name}.")
+            elif value == "???":
+                yield f"{prefix}{item.name}"
+
+    assert list(missing(configure())) == []
+
+
+# Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
+KEYS = """
+augment batch_size checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
+eval.batch_size experiment label_smoothing log_every max_steps model optim outputs resume run_dir seed tensorboard
+augment.crop_padding augment.flip augment.name
+dataset.args dataset.download dataset.factory dataset.fraction dataset.max_per_class dataset.mean dataset.name
+dataset.resolution dataset.root dataset.std dataset.val_fraction
+device.channels_last device.name device.precision device.threads
+model.activation model.args model.depth_multiplier model.dropout model.factory model.name model.norm_eps
+model.norm_momentum model.separable model.squeeze_excite model.stride_plan model.width_mult
+optim.accumulate optim.alpha optim.betas optim.clip_norm optim.decay_depthwise optim.decay_norm_and_bias optim.eps
+optim.l1 optim.lr optim.momentum optim.name optim.nesterov optim.schedule.decay optim.schedule.every_epochs
+optim.schedule.factor optim.schedule.final optim.schedule.warmup optim.weight_decay
+"""
+
+
+def test_the_list_of_keys_grows_by_decision_only() -> None:
+    assert set(known_keys()) == set(KEYS.split())

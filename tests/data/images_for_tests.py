@@ -1,0 +1,26 @@
+"""Small sets of random images, whose labels say which image it is."""
+
+import torch
+
+from mobilenet_train.config import AugmentConfig
+from mobilenet_train.data.batches import EvalBatches, TrainBatches
+from mobilenet_train.data.images import Preprocessing, Split
+
+PLAIN = Preprocessing(resolution=12, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+NOTHING = AugmentConfig(name="none", crop_padding=0, flip=False)
+CROP_AND_FLIP = AugmentConfig(name="basic", crop_padding=3, flip=True)
+
+
+def numbered(count: int, size: int = 12) -> Split:
+    """Random images; the label of each is its number."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, size, size, 3), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(count))
+
+
+def train_batches(split: Split, policy: AugmentConfig = CROP_AND_FLIP, size: int = 8, seed: int = 0) -> TrainBatches:
+    return TrainBatches(split, PLAIN, policy, size, seed, torch.contiguous_format)
+
+
+def eval_batches(split: Split, size: int, preprocessing: Preprocessing = PLAIN) -> EvalBatches:
+    return EvalBatches(split, preprocessing, size, torch.contiguous_format)

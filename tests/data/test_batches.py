@@ -1,0 +1,116 @@
+"""Batches: every sample once, whatever the batch size, the start or what was asked for before."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mobilenet_train.config import AugmentConfig
+from mobilenet_train.data.images import Preprocessing
+from tests.data.images_for_tests import CROP_AND_FLIP, NOTHING, PLAIN, eval_batches, numbered, train_batches
+
+
+@pytest.mark.parametrize("policy", [NOTHING, CROP_AND_FLIP], ids=["plain", "augmented"])
+def test_no_sample_comes_twice_in_an_epoch_and_the_rest_is_less_than_a_batch(policy: AugmentConfig) -> None:
+    batches = train_batches(numbered(53), policy, size=8)
+    seen = torch.cat([labels for _, labels in batches.epoch(0)])
+    assert len(batches) == 6
+    assert len(seen) == 48
+    assert len(seen.unique()) == 48
+
+
+def test_the_samples_left_out_change_with_the_epoch() -> None:
+    batches = train_batches(numbered(53), size=8)
+    seen = {int(label) for epoch in range(4) for _, labels in batches.epoch(epoch) for label in labels}
+    assert len(seen) == 53
+
+
+@pytest.mark.parametrize("start", [1, 4, 6])
+def test_a_batch_does_not_depend_on_where_the_epoch_was_started(start: int) -> None:
+    split = numbered(53)
+    whole = list(train_batches(split).epoch(3))
+    rest = list(train_batches(split).epoch(3, start=start))
+    assert len(rest) == 6 - start
+    for (images, labels), (again, labels_again) in zip(whole[start:], rest, strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, labels_again)
+
+
+def test_a_batch_does_not_depend_on_earlier_epochs_or_other_random_numbers() -> None:
+    split = numbered(24)
+    fresh, used = train_batches(split), train_batches(split)
+    list(used.epoch(0))
+    torch.manual_seed(5)
+    for (images, labels), (again, labels_again) in zip(fresh.epoch(1), used.epoch(1), strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(labels, labels_again)
+
+
+def test_a_sample_is_augmented_alike_in_batches_of_another_size() -> None:
+    split = numbered(24)
+    by_size = []
+    for size in (4, 12):
+        epoch = list(train_batches(split, size=size).epoch(2))
+        by_size.append((torch.cat([images for images, _ in epoch]), torch.cat([labels for _, labels in epoch])))
+    assert torch.equal(by_size[0][0], by_size[1][0])
+    assert torch.equal(by_size[0][1], by_size[1][1])
+
+
+def test_another_seed_gives_another_order() -> None:
+    split = numbered(24)
+    orders = [torch.cat([labels for _, labels in train_batches(split, seed=seed).epoch(0)]) for seed in (0, 1)]
+    assert not torch.equal(*orders)
+
+
+def test_without_augmentation_training_images_are_the_stored_ones() -> None:
+    split = numbered(16)
+    batches = train_batches(split, NOTHING)
+    for images, labels in batches.epoch(1):
+        assert torch.equal(images, batches.prepare(split.images[labels]))
+
+
+def test_labels_stay_with_their_augmented_images() -> None:
+    split = numbered(16, size=12)
+    split.images[:] = (split.labels * 10)[:, None, None, None]  # one colour an image: no crop or flip can change it
+    for images, labels in train_batches(split).epoch(0):
+        colours = train_batches(split).prepare.undo(images)[:, 0, 0, 0] * 255 / 10
+        assert torch.equal(colours.round().long(), labels)
+
+
+def test_both_epochs_of_a_pair_show_an_image_mirrored_once() -> None:
+    split = numbered(16)
+    batches = train_batches(split, replace(CROP_AND_FLIP, crop_padding=0))
+    seen: dict[int, list[torch.Tensor]] = {}
+    for epoch in (0, 1):
+        for images, labels in batches.epoch(epoch):
+            for image, label in zip(images, labels.tolist(), strict=True):
+                seen.setdefault(label, []).append(image)
+    for one, two in seen.values():
+        assert torch.equal(one, two.flip(2))
+
+
+@pytest.mark.parametrize("size", [1, 7, 12, 13, 25, 26, 100])
+def test_evaluation_shows_every_image_once_in_order_at_any_batch_size(size: int) -> None:
+    split = numbered(25)
+    batches = eval_batches(split, size)
+    shown = list(batches)
+    assert len(shown) == len(batches)
+    assert torch.equal(torch.cat([labels for _, labels in shown]), split.labels)
+    whole = torch.cat([images for images, _ in shown])
+    assert torch.equal(whole, batches.prepare(split.images))
+
+
+def test_a_higher_resolution_is_made_batch_by_batch_on_the_device_of_the_images() -> None:
+    split = numbered(3, size=32)
+    batches = eval_batches(split, 2, Preprocessing(224, PLAIN.mean, PLAIN.std))
+    images, _ = next(iter(batches))
+    assert images.shape == (2, 3, 224, 224)
+    assert images.device == split.images.device
+    assert batches.split.images.shape == (3, 32, 32, 3)
+
+
+def test_undo_gives_back_the_picture() -> None:
+    split = numbered(4)
+    prepare = eval_batches(split, 4).prepare
+    pictures = prepare.undo(prepare(split.images))
+    torch.testing.assert_close(pictures, split.images.permute(0, 3, 1, 2).float() / 255, atol=1e-6, rtol=0)

@@ -1,0 +1,127 @@
+"""A run that is interrupted, wherever that is, ends as one that never was."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, configure
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mobilenet_train import run_folder
+from mobilenet_train.cli.prepare import prepare_run
+from mobilenet_train.cli.session import restore, train
+from mobilenet_train.training import checkpoint
+
+OPTIONS = (
+    *TINY,
+    "epochs=3",
+    "ema.decay=0.9",
+    "dataset.val_fraction=0.2",
+    "dataset.max_per_class=20",
+    "eval.batch_size=50",
+    "augment=basic",
+    "label_smoothing=0.1",
+    "model.dropout=0.3",
+)
+TIMES = {"images_per_second", "seconds"}
+
+
+class StopAfter:
+    """Asks for a stop at the call number `calls`: calls come after each update and before each evaluated batch."""
+
+    exit_code = 143
+
+    def __init__(self, calls: float) -> None:
+        self.left = calls
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def run(folder: Path, calls: float, *overrides: str) -> int:
+    """Starts or goes on with the run in `folder` until `calls` are used up. Returns the exit code."""
+    config = configure(*OPTIONS, f"run_dir={folder}", *overrides)
+    prepared = prepare_run(config)
+    console = Console(quiet=True)
+    if folder.exists():
+        restore(prepared, folder, console)
+    else:
+        run_folder.create(config, [])
+    return train(prepared, folder, console, StopAfter(calls))  # type: ignore[arg-type]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def log_lines(folder: Path) -> list[str]:
+    return [re.sub(r"^[-\d]+ [:\d]+", "", line) for line in (folder / "train.log").read_text().splitlines()]
+
+
+def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if not tag.startswith("speed")]
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
+
+
+def weights(folder: Path, name: str = "last.pt") -> dict[str, Any]:
+    saved = checkpoint.load(folder / "checkpoints" / name)
+    return {part: checkpoint.digest(saved[part]) for part in ("model", "ema", "optimizer", "best")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert run(folder, float("inf")) == 0
+    return folder
+
+
+# 160 images of which 32 are held out: 4 updates an epoch; evaluations of 4 (test), 1 (val) and 4 (EMA) batches.
+@pytest.mark.parametrize("calls", [0, 2, 3, 5, 10, 13, 30, 38])
+def test_stopped_and_resumed_runs_end_with_the_same_bytes(tmp_path: Path, undisturbed: Path, calls: int) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, calls) == 143
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    assert run(folder, float("inf")) == 0
+    assert weights(folder) == weights(undisturbed)
+    assert weights(folder, "best.pt") == weights(undisturbed, "best.pt")
+    assert rows(folder) == rows(undisturbed)
+    assert log_lines(folder) == log_lines(undisturbed)
+    assert points(folder) == points(undisturbed)
+
+
+def test_many_interruptions_in_one_run_change_nothing(tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / "run"
+    codes = [run(folder, 2)]
+    while codes[-1] == 143:
+        codes.append(run(folder, 2 + len(codes) % 9))
+    assert codes[-1] == 0
+    assert len(codes) > 4
+    assert weights(folder) == weights(undisturbed)
+    assert rows(folder) == rows(undisturbed)
+    assert points(folder) == points(undisturbed)
+
+
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path, undisturbed: Path) -> None:
+    folder = tmp_path / "run"
+    run(folder, 20)
+    (folder / "checkpoints" / "last.pt").write_bytes(b"torn")
+    assert run(folder, float("inf")) == 0
+    assert weights(folder) == weights(undisturbed)
+    assert rows(folder) == rows(undisturbed)
+    assert points(folder) == points(undisturbed)
+
+
+def test_accumulated_updates_resume_at_their_borders(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole, float("inf"), "optim.accumulate=3") == 0
+    run(parts, 1, "optim.accumulate=3")
+    assert run(parts, float("inf"), "optim.accumulate=3") == 0
+    assert weights(parts) == weights(whole)
