@@ -4,6 +4,7 @@ The values live in `conf/*.yaml`, each with its comment; here are their types an
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,6 +12,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mobilenet_train.errors import ConfigError
 
@@ -161,6 +163,12 @@ class CheckpointConfig:
 
 
 @dataclass
+class RecoverConfig:
+    attempts: int = MISSING
+    factor: float = MISSING
+
+
+@dataclass
 class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -176,11 +184,14 @@ class TrainConfig:
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    recover: RecoverConfig = field(default_factory=RecoverConfig)
     log_every: int = MISSING
     tensorboard: bool = MISSING
     outputs: str = MISSING
     run_dir: str | None = MISSING
     resume: str | None = MISSING
+    resume_schedule: str = MISSING
+    schedule_from: int = MISSING
     dry_run: bool = MISSING
 
 
@@ -219,7 +230,11 @@ def from_values(values: DictConfig) -> TrainConfig:
         if name not in schemas:
             raise ConfigError(f"{group}.name={name!r} is unknown; choose one of: {', '.join(schemas)}")
         groups[group] = schemas[name]
-    return to_config(OmegaConf.merge(OmegaConf.structured(TrainConfig(**groups)), values))
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig(**groups)), values)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    return to_config(merged)
 
 
 def to_config(composed: DictConfig | ListConfig) -> TrainConfig:
@@ -228,7 +243,11 @@ def to_config(composed: DictConfig | ListConfig) -> TrainConfig:
     Raises ConfigError for keys added with `+` that the schema does not know, missing values, and
     numbers that are not finite.
     """
-    for key, value in leaves(composed):
+    try:
+        known = list(leaves(composed))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+    for key, value in known:
         if value == MISSING:
             raise ConfigError(f"{key} has no value: give one on the command line, {key}=...")
         if isinstance(value, float) and not math.isfinite(value):
@@ -236,7 +255,8 @@ def to_config(composed: DictConfig | ListConfig) -> TrainConfig:
     for key in removed_keys(composed):
         raise ConfigError(f"{key!r} was taken away with ~{key}, but every key is needed; give it a value instead")
     for key in unknown_keys(composed):
-        raise ConfigError(f"unknown key {key!r}{nearest(key, [k for k, _ in leaves(composed) if k != key])}")
+        others = [k for k, _ in known if k != key and not k.startswith(f"{key}.")]
+        raise ConfigError(f"unknown key {key!r}{nearest(key, others)}")
     config = OmegaConf.to_object(composed)
     assert isinstance(config, TrainConfig)
     return config
@@ -329,7 +349,7 @@ def _check_parts(config: TrainConfig) -> None:
             names = ", ".join(schemas)
             raise ConfigError(f"{group}.name={part.name} does not go with the keys of {group}; it says one of: {names}")
         factory = getattr(part, "factory", "module:function")
-        if factory.count(":") != 1:
+        if not re.fullmatch(r"[^:]+:[^:]+", factory):
             raise ConfigError(f"{group}.factory={factory!r} is not of the form package.module:function")
 
 
@@ -359,6 +379,15 @@ def _run_rules(c: TrainConfig) -> list[Rule]:
             c.checkpoint.every_minutes > 0,
             "a number of minutes above 0",
         ),
+        ("recover.attempts", c.recover.attempts, 0 <= c.recover.attempts <= 100, "a whole number from 0 to 100"),
+        ("recover.factor", c.recover.factor, 0 < c.recover.factor < 1, "0 < recover.factor < 1"),
+        (
+            "resume_schedule",
+            c.resume_schedule,
+            c.resume_schedule in ("continue", "restart"),
+            "continue or restart",
+        ),
+        ("schedule_from", c.schedule_from, c.schedule_from >= 0, "an update from 0"),
         ("log_every", c.log_every, c.log_every >= 1, "a whole number of updates from 1"),
         ("device.name", c.device.name, c.device.name in SCHEMAS["device"], "one of auto, cpu, cuda"),
         (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mobilenet_train.errors import ConfigError
+from mobilenet_train.errors import ConfigError, RunError
 
 
 def load_factory(key: str, path: str) -> Callable[..., Any]:
@@ -20,10 +20,21 @@ def load_factory(key: str, path: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{key}={path}: module {module_name!r} can't be imported: {error}") from error
+    except Exception as error:  # whatever the user's module raises while it is read
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{key}={path}: module {module_name!r} can't be imported: {reason}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         names = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
         raise ConfigError(f"{key}={path}: {module_name} has no function {function_name!r}; it has: {names or 'none'}")
     return function
+
+
+def call_factory(key: str, path: str, **arguments: Any) -> Any:
+    """What the function that `path` names returns. Raises RunError with its own error in one line."""
+    function = load_factory(key, path)
+    try:
+        return function(**arguments)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(f"{key}={path} failed with {reason} (HYDRA_FULL_ERROR=1 shows where)") from error

@@ -12,22 +12,25 @@ from omegaconf import OmegaConf
 from mobilenet_train.config import TrainConfig
 from mobilenet_train.errors import RunError
 
+LEFT_BY_A_KILLED_START = {"lock", "checkpoints", "overrides.yaml", "config.yaml.tmp"}
 
-def create(config: TrainConfig, overrides: list[str]) -> Path:
-    """Makes a new folder, `run_dir` or one in `outputs`, with config.yaml and overrides.yaml in it.
+
+def create(config: TrainConfig, overrides: list[str]) -> tuple[Path, IO[str]]:
+    """Makes a new folder, `run_dir` or one in `outputs`, and locks it; config.yaml is written last.
 
     Two runs that start in one second get two folders. Raises RunError if it can't be made or written.
     """
     try:
         folder = _make(config)
-        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        held = lock(folder)
         OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml")
         write_config(folder, config)
     except OSError as error:
         key = "outputs" if config.run_dir is None else "run_dir"
         value = getattr(config, key)
         raise RunError(f"{key}={value}: the run folder can't be made: {error.strerror} ({error.filename})") from error
-    return folder
+    return folder, held
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
@@ -41,7 +44,7 @@ def _make(config: TrainConfig) -> Path:
     if config.run_dir is not None:
         folder = Path(config.run_dir).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        if any(path.name != "lock" for path in folder.iterdir()):
+        if {path.name for path in folder.iterdir()} - LEFT_BY_A_KILLED_START:
             raise RunError(f"run_dir={config.run_dir} is not empty and holds no run; choose another folder")
         return folder
     parent = Path(config.outputs).expanduser()

@@ -1,15 +1,15 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave. A second Ctrl-C leaves at once."""
+"""SIGTERM, Ctrl-C and a closed terminal: finish the step, save, leave. A second Ctrl-C leaves at once."""
 
 import signal
 from types import FrameType
 
 
 class StopSignals:
-    """Called, it says whether a stop was asked for; `exit_code` is 128 + the signal (130 or 143)."""
+    """Called, it says whether a stop was asked for; `exit_code` is 128 + the signal (130, 143 or 129)."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -4,16 +4,21 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from hydra.errors import MissingConfigException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from mobilenet_train.config import SCHEMAS, TrainConfig, nearest
 
 KINDS = {
-    "Integer": "a whole number",
-    "Float": "a number",
-    "Boolean": "true or false",
-    "List": "a list, e.g. [1,2,3]",
-    "Dict": "a group of keys",
+    "to Integer": "a whole number",
+    "to Float": "a number",
+    "valid bool": "true or false",
+    "is not a ListConfig": "a list, e.g. [1,2,3]",
 }
 
 
@@ -26,6 +31,10 @@ def explain(error: Exception) -> str:
         return unknown_key(cause.full_key)
     if isinstance(cause, ValidationError) and cause.full_key:
         return _wrong_type(cause)
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    if "must be a string or a list" in str(error):
+        return "a choice (GROUP=NAME) needs a name: numbers and null are none"
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
@@ -68,9 +77,13 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 def _wrong_type(cause: ValidationError) -> str:
     message = str(cause.msg or cause).splitlines()[0]
+    value = message.split("'")[1] if "'" in message else "a single value"
+    if "not Optional" in message:
+        return f"{cause.full_key}=null is not allowed: give a value"
+    if "is not a subclass of" in message:
+        return f"{cause.full_key} is a group of keys and takes no value: set {cause.full_key}.KEY=VALUE"
     for word, kind in KINDS.items():
-        if message.endswith(f"converted to {word}") or f"to {word}" in message:
-            value = message.split("'")[1] if "'" in message else "?"
+        if word in message:
             return f"{cause.full_key}={value} is not allowed: give {kind}"
     return f"{cause.full_key}: {message}"
 

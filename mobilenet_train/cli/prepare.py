@@ -10,7 +10,7 @@ from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
 from mobilenet_train.errors import RunError
-from mobilenet_train.factory import load_factory
+from mobilenet_train.factory import call_factory
 from mobilenet_train.models import NETWORKS, Cost, count_costs
 from mobilenet_train.runtime import Runtime, prepare
 from mobilenet_train.seeding import WEIGHTS, key
@@ -62,7 +62,7 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
         options = asdict(config.model)
         return NETWORKS[options.pop("name")](**sizes, **options)
     factory, args = config.model.factory, config.model.args  # type: ignore[attr-defined]
-    model = load_factory("model.factory", factory)(**sizes, **args)
+    model = call_factory("model.factory", factory, **sizes, **args)
     if not isinstance(model, nn.Module):
         raise RunError(f"model.factory={factory} returned {type(model).__name__}; return a torch.nn.Module")
     return model

@@ -12,7 +12,18 @@ from yaml import YAMLError
 from mobilenet_train.config import SCHEMAS, TrainConfig, check, from_values
 from mobilenet_train.errors import ConfigError, RunError
 
-FREE = ("device", "checkpoint", "tensorboard", "log_every", "outputs", "run_dir", "resume", "dry_run")
+FREE = (
+    "device",
+    "checkpoint",
+    "recover",
+    "tensorboard",
+    "log_every",
+    "outputs",
+    "run_dir",
+    "resume",
+    "resume_schedule",
+    "dry_run",
+)
 
 
 def resolve_resume(config: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path | None]:
@@ -63,21 +74,26 @@ def merge(saved: TrainConfig, typed: TrainConfig, keys: list[str]) -> TrainConfi
         old, new = OmegaConf.select(before, key), OmegaConf.select(after, key)
         if old == new:
             continue
-        if key.split(".")[0] in FREE or (key in ("epochs", "max_steps") and _may_grow(saved, old, new)):
+        if key.split(".")[0] in FREE or (key in ("epochs", "max_steps") and _may_grow(saved, typed, old, new)):
             OmegaConf.update(before, key, new, merge=False)
             continue
         raise ConfigError(
             f"{key}={_plain(new)} can't be given when a run goes on: it was started with {key}={_plain(old)}, and the "
-            "result would be neither. Leave it out, or start a new run"
+            f"result would be neither. Leave it out, or start a new run{_hint(key)}"
         )
     merged = replace(from_values(before), resume=typed.resume, run_dir=typed.run_dir)
     check(merged)
     return merged
 
 
-def _may_grow(saved: TrainConfig, old: Any, new: Any) -> bool:
-    constant = saved.optim.schedule.decay == "constant"
-    return constant and (new is None or (old is not None and new > old))
+def _may_grow(saved: TrainConfig, typed: TrainConfig, old: Any, new: Any) -> bool:
+    """More epochs or updates change the rates of those to come, unless they are constant or begin anew."""
+    free = saved.optim.schedule.decay == "constant" or typed.resume_schedule == "restart"
+    return free and (new is None or (old is not None and new > old))
+
+
+def _hint(key: str) -> str:
+    return "; more of them need resume_schedule=restart" if key in ("epochs", "max_steps") else ""
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,9 @@
 """One training run from a checked configuration to a finished folder. Everything here needs torch."""
 
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from mobilenet_train.signals import StopSignals
 from mobilenet_train.tracking import Trackers, read_summary
 from mobilenet_train.training import checkpoint
 from mobilenet_train.training.evaluate import Interrupted
-from mobilenet_train.training.fit import fit
+from mobilenet_train.training.fit import NotFiniteError, fit
 from mobilenet_train.training.state import TrainState
+
+CPU_OUT_OF_MEMORY = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
 
 
 def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
@@ -30,18 +34,17 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
         console.print(f"{folder} is finished already; nothing to do", soft_wrap=True)
         return 0
     held = run_folder.lock(folder) if folder is not None else None
-    prepared = prepare_run(config)
+    with memory_advice():
+        prepared = prepare_run(config)
     report.describe(prepared, console)
     if config.dry_run:
         report.estimate(prepared, console)
         return 0
-    if folder is None:
-        folder = run_folder.create(config, overrides)
-        held = run_folder.lock(folder)
+    if folder is None or held is None:
+        folder, held = run_folder.create(config, overrides)
     else:
-        restore(prepared, folder, console)
-        run_folder.write_config(folder, config)
-    assert held is not None
+        prepared = restore(prepared, folder, console)
+        run_folder.write_config(folder, prepared.config)
     with held:
         return train(prepared, folder, console, stop)
 
@@ -54,15 +57,17 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
     return (saved.epochs, saved.max_steps) == (config.epochs, config.max_steps)
 
 
-def restore(prepared: Prepared, folder: Path, console: Console) -> None:
+def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
     """Loads the newest whole checkpoint of the folder into the state; a folder without one starts afresh.
+
+    With resume_schedule=restart the schedule begins at the update where the run stopped.
 
     Raises RunError if the data are not those that the run was started with.
     """
     checkpoints = folder / "checkpoints"
     if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
         console.print(f"{folder} has no checkpoint yet: starting at its beginning", soft_wrap=True)
-        return
+        return prepared
     saved, warning = checkpoint.load_latest(checkpoints)
     if warning:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
@@ -80,6 +85,10 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> None:
         f"going on in {folder} at epoch {state.epoch}, batch {state.batch} (update {state.step})",
         soft_wrap=True,
     )
+    if prepared.config.resume_schedule == "continue":
+        return prepared
+    config = replace(prepared.config, schedule_from=state.step, resume_schedule="continue")
+    return replace(prepared, config=config, plan=replace(prepared.plan, config=config))
 
 
 def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> int:
@@ -92,18 +101,20 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     console.print(f"run folder: {folder}", soft_wrap=True)
     try:
         summarise("running")
-        follow(prepared, folder, console, stop)
+        with memory_advice():
+            follow(prepared, folder, console, stop)
     except Interrupted:
         summarise("interrupted")
         step = prepared.state.step
         console.print(f"stopped after update {step}, saved. Go on with:\n  mnet-train resume={folder}", soft_wrap=True)
         return stop.exit_code
-    except torch.OutOfMemoryError as error:
-        reason = "out of memory: lower batch_size (optim.accumulate keeps the update's size) or dataset.resolution"
+    except NotFiniteError as error:
+        reason = f"{error}. {last_good_checkpoint(folder)}"
         summarise("failed", reason)
         raise RunError(reason) from error
-    except UserError as error:
-        summarise("failed", str(error))
+    except Exception as error:
+        with suppress(UserError):  # a full disk takes no summary either
+            summarise("failed", str(error) or type(error).__name__)
         raise
     summarise("finished")
     last = prepared.state.history[-1]
@@ -115,7 +126,25 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
 
 
 def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> None:
-    """Trains to the end, writing each event down before the next. Raises what `fit` and the trackers raise."""
+    """Trains to the end; goes back to the last checkpoint where `recover` says so."""
+    while True:
+        try:
+            return follow_events(prepared, folder, console, stop)
+        except NotFiniteError as error:
+            attempt = prepared.state.recoveries + 1
+            if attempt > prepared.config.recover.attempts or not (folder / "checkpoints/last.pt").exists():
+                raise
+            prepared.state.load_state_dict(checkpoint.load_latest(folder / "checkpoints")[0])
+            prepared.state.recoveries = attempt
+            console.print(
+                f"[yellow]warning:[/] {error}. Going back to update {prepared.state.step}, with "
+                f"{prepared.config.recover.factor:g} times the rate (attempt {attempt})",
+                soft_wrap=True,
+            )
+
+
+def follow_events(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> None:
+    """Trains and writes each event down before the next. Raises what `fit` and the trackers raise."""
     state = prepared.state
     contents = checkpoint_contents(prepared)
 
@@ -132,6 +161,31 @@ def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals
         finished = True
     finally:
         trackers.close(finished)
+
+
+def last_good_checkpoint(folder: Path) -> str:
+    """Says where the run can go on from after numbers went bad."""
+    path = folder / "checkpoints/last.pt"
+    if not path.exists():
+        return "There is no checkpoint yet"
+    step = checkpoint.load_latest(path.parent)[0]["progress"]["step"]
+    command = f"mnet-train resume={folder} recover.attempts=1"
+    return f"The last good checkpoint is {path} (update {step}); {command} goes on from it with a lower rate"
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turns running out of memory, on a GPU or the host, into a RunError that says which knob to turn."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and CPU_OUT_OF_MEMORY not in str(error):
+            raise
+        raise RunError(
+            "out of memory: lower batch_size (optim.accumulate keeps the update's size), eval.batch_size or "
+            "dataset.resolution"
+        ) from error
 
 
 def checkpoint_contents(prepared: Prepared) -> dict[str, Any]:

@@ -31,12 +31,14 @@ def guarded(command: Callable[[], int], tracebacks: bool) -> int:
     except UserError as error:
         print(f"mnet-train: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"mnet-train: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        return 1
 
 
 def compose_and_run(tracebacks: bool) -> int:
     """Lets Hydra compose (once, or for each job of `-m`) and runs what came out. Returns the exit code."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
     from mobilenet_train.cli.explain import explain
@@ -47,8 +49,7 @@ def compose_and_run(tracebacks: bool) -> int:
 
     def run(composed: DictConfig) -> None:
         codes.append(1)
-        overrides = list(HydraConfig.get().overrides.task)
-        codes[-1] = guarded(lambda: run_composed(composed, overrides), tracebacks)
+        codes[-1] = guarded(lambda: run_composed(composed), tracebacks)
         if codes[-1] > 128:  # stopped by a signal: the other jobs of a sweep are not wanted either
             sys.exit(codes[-1])
 
@@ -66,11 +67,12 @@ def compose_and_run(tracebacks: bool) -> int:
     return max(codes, default=0)
 
 
-def run_composed(composed: "DictConfig", overrides: list[str]) -> int:  # type: ignore[name-defined]  # noqa: F821
+def run_composed(composed: "DictConfig") -> int:  # type: ignore[name-defined]  # noqa: F821
     """Checks the whole configuration, then imports torch and trains."""
     from mobilenet_train.cli.resume import resolve_resume, typed_keys
     from mobilenet_train.config import check, check_effect, to_config
 
+    overrides = job_overrides()
     check_choices(overrides)
     config = to_config(composed)
     check(config)
@@ -80,6 +82,20 @@ def run_composed(composed: "DictConfig", overrides: list[str]) -> int:  # type: 
     from mobilenet_train.cli.session import run
 
     return run(config, overrides, folder)
+
+
+def job_overrides() -> list[str]:
+    """What the command line says of this job. Raises ConfigError for a value with an interpolation to nowhere."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    from mobilenet_train.cli.explain import explain
+    from mobilenet_train.errors import ConfigError
+
+    try:
+        return list(HydraConfig.get().overrides.task)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
 
 
 def check_choices(overrides: list[str]) -> None:

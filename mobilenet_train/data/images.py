@@ -72,7 +72,7 @@ class Dataset:
 
 def make_split(images: Any, labels: Any, classes: int, what: str) -> Split:
     """Checks one split of a source and brings it into the common form. Raises RunError naming what is wrong."""
-    images, labels = torch.as_tensor(np.asarray(images)), torch.as_tensor(np.asarray(labels))
+    images, labels = _tensor(images, f"{what} images"), _tensor(labels, f"{what} labels")
     if images.dtype != torch.uint8:
         raise RunError(f"{what} images are {images.dtype}; give uint8 values from 0 to 255")
     if images.ndim == 3:
@@ -93,6 +93,13 @@ def make_split(images: Any, labels: Any, classes: int, what: str) -> Split:
             f"{what} labels go from {labels.min()} to {labels.max()}; {classes} classes have 0 to {classes - 1}"
         )
     return Split(images.expand(-1, -1, -1, 3).contiguous(), labels.long())
+
+
+def _tensor(values: Any, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{what} are not an array of numbers: {error}") from error
 
 
 def stratified_sample(labels: Tensor, seed: int, fraction: float = 1.0, max_per_class: int | None = None) -> Tensor:

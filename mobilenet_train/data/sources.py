@@ -23,7 +23,7 @@ from mobilenet_train.data.images import (
     stratified_sample,
 )
 from mobilenet_train.errors import RunError
-from mobilenet_train.factory import load_factory
+from mobilenet_train.factory import call_factory
 
 DIGITS_TEST_FRACTION = 0.2
 
@@ -126,7 +126,7 @@ def _digits(config: DatasetConfig, seed: int) -> ImageData:
 
 def _custom(config: CustomDatasetConfig, seed: int) -> ImageData:
     del seed  # the function brings its own split
-    data = load_factory("dataset.factory", config.factory)(**config.args)
+    data = call_factory("dataset.factory", config.factory, **config.args)
     if not isinstance(data, ImageData):
         raise RunError(
             f"dataset.factory={config.factory} returned {type(data).__name__}; return a mobilenet_train.data.ImageData"

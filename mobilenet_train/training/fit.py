@@ -13,7 +13,11 @@ from mobilenet_train.training.evaluate import Interrupted, evaluate
 from mobilenet_train.training.plan import Plan
 from mobilenet_train.training.results import EpochResult, EpochStarted, Event, Progress
 from mobilenet_train.training.state import Best, TrainState, new_sums
-from mobilenet_train.training.step import train_update
+from mobilenet_train.training.step import rate_of, train_update
+
+
+class NotFiniteError(RunError):
+    """A loss or a weight became NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def fit(
 
     Whoever reads the stream writes each event down before asking for the next; a checkpoint is saved only
     after that. So what a checkpoint knows is on disk, and what came after it is cut off at a resume.
-    Raises Interrupted (state saved) once `stop()` says so, RunError if the loss is not finite.
+    Raises Interrupted (state saved) once `stop()` says so, NotFiniteError if the loss is not finite.
     """
     while state.batch > 0 or (state.step < plan.updates and not early_stopped(state, plan)):
         yield EpochStarted(state.epoch, state.batch, time.time())
@@ -104,7 +108,7 @@ def finish_epoch(
         test=test,
         val=val,
         ema_test=ema_test,
-        learning_rate=plan.learning_rate(state.step - 1),
+        learning_rate=rate_of(state, plan, state.step - 1),
         images_per_second=state.sums.images_per_second,
         seconds=state.sums.seconds,
         evaluation_seconds=time.perf_counter() - clock,
@@ -126,20 +130,21 @@ def progress(state: TrainState, plan: Plan) -> Progress:
         step=state.step,
         batch_loss=state.sums.last_batch[0].item(),
         train=state.sums.score(),
-        learning_rate=plan.learning_rate(state.step - 1),
+        learning_rate=rate_of(state, plan, state.step - 1),
         images_per_second=state.sums.images_per_second,
     )
 
 
 def check_finite(state: TrainState, plan: Plan) -> None:
-    """Raises RunError if any loss so far, or any weight now, is NaN or infinite. Runs before every save."""
+    """Raises NotFiniteError if any loss so far, or any weight now, is NaN or infinite. Runs before every save."""
     bad = int(state.first_bad_step)
     if bad < 0 and not torch.stack(torch._foreach_norm(list(state.model.parameters()))).isfinite().all():
         bad = state.step - 1
     if bad >= 0:
-        raise RunError(
+        raise NotFiniteError(
             f"the loss or the weights were not finite at update {bad} (epoch {state.epoch}), with the learning rate "
-            f"{plan.learning_rate(bad):.4g}: try a lower optim.lr, a longer optim.schedule.warmup or optim.clip_norm=1"
+            f"{rate_of(state, plan, bad):.4g}: "
+            "try a lower optim.lr, a longer optim.schedule.warmup or optim.clip_norm=1"
         )
 
 

@@ -24,8 +24,9 @@ class Plan:
         return -(-self.updates // self.updates_per_epoch)
 
     def learning_rate(self, update: int) -> float:
-        optim = self.config.optim
-        return learning_rate(update, self.updates, self.updates_per_epoch, optim.lr, optim.schedule)
+        """The scheduled rate of an update; the schedule spans the updates from `schedule_from` to the end."""
+        optim, start = self.config.optim, self.config.schedule_from
+        return learning_rate(update - start, self.updates - start, self.updates_per_epoch, optim.lr, optim.schedule)
 
 
 def make_plan(config: TrainConfig, runtime: Runtime, training_images: int) -> Plan:

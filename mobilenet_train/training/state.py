@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.results import EpochResult, Score
 
+COUNTERS = ("step", "epoch", "batch", "recoveries")
+
 
 @dataclass
 class Best:
@@ -51,6 +53,7 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    recoveries: int = 0  # times the run went back to a checkpoint because a loss was not finite
     best: Best | None = None
     history: list[EpochResult] = field(default_factory=list)
 
@@ -61,7 +64,8 @@ class TrainState:
             "ema": self.ema.model.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "progress": {"step": self.step, "epoch": self.epoch, "batch": self.batch, **vars(self.sums)},
+            "progress": {name: getattr(self, name) for name in COUNTERS},
+            "sums": dict(vars(self.sums)),
             "best": asdict(self.best) if self.best else None,
             "history": [asdict(result) for result in self.history],
         }
@@ -73,12 +77,13 @@ class TrainState:
             self.ema.model.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        progress = dict(saved["progress"])
-        self.step, self.epoch, self.batch = progress.pop("step"), progress.pop("epoch"), progress.pop("batch")
-        self.sums = EpochSums(**progress)
+        for name in COUNTERS:
+            setattr(self, name, saved["progress"][name])
+        self.sums = EpochSums(**saved["sums"])
         self.sums.totals = self.sums.totals.to(self.first_bad_step.device)
         self.sums.last_batch = self.sums.last_batch.to(self.first_bad_step.device)
         self.best = Best(**saved["best"]) if saved["best"] else None
+        self.first_bad_step.fill_(-1)
         self.history = [result_from_dict(values) for values in saved["history"]]
 
 

@@ -16,7 +16,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     """Moves the weights once, by the mean gradient over all images of `batches`. Never waits for the device."""
     config, runtime = plan.config, plan.runtime
     for group in state.optimizer.param_groups:
-        group["lr"] = plan.learning_rate(state.step)
+        group["lr"] = rate_of(state, plan, state.step)
     images_in_update = sum(len(labels) for _, labels in batches)
     for number, (images, labels) in enumerate(batches):
         torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
@@ -36,6 +36,11 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     state.batch += len(batches)
     if state.ema:
         state.ema.update(state.model, state.step)
+
+
+def rate_of(state: TrainState, plan: Plan, update: int) -> float:
+    """The learning rate of an update: scheduled, and lowered by each recovery so far."""
+    return plan.learning_rate(update) * plan.config.recover.factor**state.recoveries
 
 
 def l1_penalty(model: nn.Module, strength: float) -> Tensor | float:

@@ -49,9 +49,9 @@ def run(folder: Path, calls: float, *overrides: str) -> int:
     prepared = prepare_run(config)
     console = Console(quiet=True)
     if folder.exists():
-        restore(prepared, folder, console)
+        prepared = restore(prepared, folder, console)
     else:
-        run_folder.create(config, [])
+        run_folder.create(config, [])[1].close()
     return train(prepared, folder, console, StopAfter(calls))  # type: ignore[arg-type]
 
 
