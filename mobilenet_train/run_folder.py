@@ -24,7 +24,7 @@ def create(config: TrainConfig, overrides: list[str]) -> tuple[Path, IO[str]]:
         folder = _make(config)
         (folder / "checkpoints").mkdir(exist_ok=True)
         held = lock(folder)
-        OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml")
+        OmegaConf.save(OmegaConf.create(overrides), folder / "overrides.yaml", resolve=False)
         write_config(folder, config)
     except OSError as error:
         key = "outputs" if config.run_dir is None else "run_dir"

@@ -21,7 +21,6 @@ from mobilenet_train.tracking import Trackers, read_summary
 from mobilenet_train.training import checkpoint
 from mobilenet_train.training.evaluate import Interrupted
 from mobilenet_train.training.fit import NotFiniteError, fit
-from mobilenet_train.training.state import TrainState
 
 CPU_OUT_OF_MEMORY = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
 
@@ -127,12 +126,15 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
 
 def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> None:
     """Trains to the end; goes back to the last checkpoint where `recover` says so."""
+    attempts = prepared.config.recover.attempts
+    if attempts > 0 and prepared.state.step == 0:
+        save(prepared, folder)  # so that there is always one to go back to
     while True:
         try:
             return follow_events(prepared, folder, console, stop)
         except NotFiniteError as error:
             attempt = prepared.state.recoveries + 1
-            if attempt > prepared.config.recover.attempts or not (folder / "checkpoints/last.pt").exists():
+            if attempt > attempts:
                 raise
             prepared.state.load_state_dict(checkpoint.load_latest(folder / "checkpoints")[0])
             prepared.state.recoveries = attempt
@@ -146,21 +148,22 @@ def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals
 def follow_events(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> None:
     """Trains and writes each event down before the next. Raises what `fit` and the trackers raise."""
     state = prepared.state
-    contents = checkpoint_contents(prepared)
-
-    def save(state: TrainState) -> None:
-        best = state.batch == 0 and state.best is not None and state.best.epoch == state.epoch - 1
-        checkpoint.save(folder / "checkpoints", {**contents, **state.state_dict()}, best)
-
     trackers = Trackers(report.run_description(prepared, folder), state.history, state.step, console)
     finished = False
     try:
         trackers.record_images(report.preview(prepared))
-        for event in fit(state, prepared.batches, prepared.plan, save, stop):
+        for event in fit(state, prepared.batches, prepared.plan, lambda: save(prepared, folder), stop):
             trackers.record(event)
         finished = True
     finally:
         trackers.close(finished)
+
+
+def save(prepared: Prepared, folder: Path) -> None:
+    """Writes the state to last.pt, and to best.pt if its last epoch is the best so far."""
+    state = prepared.state
+    best = state.batch == 0 and state.best is not None and state.best.epoch == state.epoch - 1
+    checkpoint.save(folder / "checkpoints", {**checkpoint_contents(prepared), **state.state_dict()}, best)
 
 
 def last_good_checkpoint(folder: Path) -> str:

@@ -85,17 +85,13 @@ def run_composed(composed: "DictConfig") -> int:  # type: ignore[name-defined]  
 
 
 def job_overrides() -> list[str]:
-    """What the command line says of this job. Raises ConfigError for a value with an interpolation to nowhere."""
+    """What the command line says of this job, word for word."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf import OmegaConf
 
-    from mobilenet_train.cli.explain import explain
-    from mobilenet_train.errors import ConfigError
-
-    try:
-        return list(HydraConfig.get().overrides.task)
-    except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from error
+    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return words
 
 
 def check_choices(overrides: list[str]) -> None:

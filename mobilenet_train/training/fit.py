@@ -31,7 +31,7 @@ def fit(
     state: TrainState,
     batches: Batches,
     plan: Plan,
-    save: Callable[[TrainState], None],
+    save: Callable[[], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Trains `state` to the end of `plan`, yielding what happens.
@@ -45,14 +45,14 @@ def fit(
         yield from train_epoch(state, batches.train, plan, save, stop)
         result = finish_epoch(state, batches, plan, save, stop)
         yield result
-        save(state)
+        save()
 
 
 def train_epoch(
     state: TrainState,
     data: TrainBatches,
     plan: Plan,
-    save: Callable[[TrainState], None],
+    save: Callable[[], None],
     stop: Callable[[], bool],
 ) -> Iterator[Event]:
     """The rest of the current epoch, from batch `state.batch` on."""
@@ -68,11 +68,11 @@ def train_epoch(
             yield progress(state, plan)
         if stop():
             check_finite(state, plan)
-            save(state)
+            save()
             raise Interrupted
         if time.monotonic() - saved_at > 60 * plan.config.checkpoint.every_minutes:
             check_finite(state, plan)
-            save(state)
+            save()
             saved_at = time.monotonic()
         clock = time.perf_counter()
 
@@ -81,7 +81,7 @@ def finish_epoch(
     state: TrainState,
     batches: Batches,
     plan: Plan,
-    save: Callable[[TrainState], None],
+    save: Callable[[], None],
     stop: Callable[[], bool],
 ) -> EpochResult:
     """Evaluates, and moves the state to the start of the next epoch."""
@@ -93,7 +93,7 @@ def finish_epoch(
         ema_test = evaluate(state.ema.model, batches.test, plan.runtime, stop) if state.ema else None
     except Interrupted:
         state.model.train()
-        save(state)
+        save()
         raise
     last_loss, last_top1 = state.sums.last_batch.tolist()
     result = EpochResult(

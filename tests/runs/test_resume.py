@@ -1,20 +1,16 @@
 """A run that is interrupted, wherever that is, ends as one that never was."""
 
-import csv
 import json
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import TINY, configure
+from records import log_lines, points, rows, weights
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mobilenet_train import run_folder
 from mobilenet_train.cli.prepare import prepare_run
 from mobilenet_train.cli.session import restore, train
-from mobilenet_train.training import checkpoint
 
 OPTIONS = (
     *TINY,
@@ -27,7 +23,6 @@ OPTIONS = (
     "label_smoothing=0.1",
     "model.dropout=0.3",
 )
-TIMES = {"images_per_second", "seconds"}
 
 
 class StopAfter:
@@ -53,27 +48,6 @@ def run(folder: Path, calls: float, *overrides: str) -> int:
     else:
         run_folder.create(config, [])[1].close()
     return train(prepared, folder, console, StopAfter(calls))  # type: ignore[arg-type]
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
-
-
-def log_lines(folder: Path) -> list[str]:
-    return [re.sub(r"^[-\d]+ [:\d]+", "", line) for line in (folder / "train.log").read_text().splitlines()]
-
-
-def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    board = EventAccumulator(str(folder / "tensorboard"))
-    board.Reload()
-    tags = [tag for tag in board.Tags()["scalars"] if not tag.startswith("speed")]
-    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
-
-
-def weights(folder: Path, name: str = "last.pt") -> dict[str, Any]:
-    saved = checkpoint.load(folder / "checkpoints" / name)
-    return {part: checkpoint.digest(saved[part]) for part in ("model", "ema", "optimizer", "best")}
 
 
 @pytest.fixture(scope="module")

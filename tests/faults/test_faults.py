@@ -1,0 +1,251 @@
+"""Full disks, spoiled folders, bad numbers, little memory, closed terminals: nothing good is lost, and it is said."""
+
+import json
+import os
+import pty
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RUN, TINY
+from matplotlib.figure import Figure
+from records import everything, rows
+
+from mobilenet_train.cli import session
+from mobilenet_train.training import checkpoint
+
+from .conftest import Child
+
+pytestmark = pytest.mark.faults
+Command = Callable[..., Child]
+NOBODY = 65534
+
+
+def summary(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def one_line(child: Child) -> str:
+    lines = [line for line in child.text().splitlines() if line.startswith("mnet-train: ")]
+    assert len(lines) == 1, child.text()
+    assert "Traceback" not in child.text()
+    return lines[0]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MB; room for about one checkpoint and the records."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=False, capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a file system is not permitted here; the file-size test below still runs")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(command: Command, small_disk: Path) -> None:
+    whole = command(*TINY, "run_dir=whole", "epochs=3")
+    assert whole.wait() == 0, whole.text()
+    options = (*TINY, f"run_dir={small_disk}/run", "epochs=3")
+    full = command(*options)
+    assert full.wait() == 1, full.text()
+    assert "No space left" in one_line(full) or "could not be written" in one_line(full)
+    saved, _ = checkpoint.load_latest(small_disk / "run/checkpoints")
+    assert saved["progress"]["step"] > 0
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    again = command(*options)
+    assert again.wait() == 0, again.text()
+    assert everything(small_disk / "run") == everything(Path("whole"))
+
+
+def test_a_limit_on_file_sizes_is_reported_and_the_summary_says_failed(command: Command, tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+
+    child = command(*RUN, prepare=limit)
+    assert child.wait() == 1, child.text()
+    assert "checkpoint could not be written" in one_line(child)
+    assert summary(tmp_path / "run")["status"] == "failed"
+    assert "could not be written" in str(summary(tmp_path / "run")["reason"])
+
+
+def test_a_log_deleted_under_the_run_is_written_again_whole(command: Command, tmp_path: Path) -> None:
+    child = command(*RUN, "epochs=12")
+    log, table = tmp_path / "run/train.log", tmp_path / "run/metrics.csv"
+    child.wait_for(lambda: table.exists() and len(rows(tmp_path / "run")) >= 2)
+    log.unlink()
+    table.unlink()
+    assert child.wait() == 0, child.text()
+    assert len(rows(tmp_path / "run")) == 12
+    assert len(log.read_text().splitlines()) == 3 * 12 + 1
+
+
+def test_a_folder_made_read_only_stops_the_run_with_the_path(command: Command) -> None:
+    """As an unprivileged user, since root may write anywhere; from the first step on, when all code is loaded."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    run = place / "run"
+
+    def become_nobody() -> None:
+        follow_events = session.follow_events
+
+        def follow_as_nobody(*arguments: Any) -> None:
+            load_fonts(place / "fonts.png")
+            for path in (run, *run.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+            os.setuid(NOBODY)
+            follow_events(*arguments)
+
+        if os.geteuid() == 0:
+            session.follow_events = follow_as_nobody
+
+    child = command(*TINY, f"run_dir={run}", "epochs=500", prepare=become_nobody)
+    child.wait_for(lambda: (run / "checkpoints/last.pt").exists())
+    for folder in (run / "checkpoints", run):
+        folder.chmod(0o555)
+    assert child.wait() == 1, child.text()
+    assert str(run) in one_line(child)
+    assert "Permission denied" in one_line(child)
+    assert checkpoint.load_latest(run / "checkpoints")[0]["progress"]["step"] > 0
+    shutil.rmtree(place)
+
+
+def load_fonts(path: Path) -> None:
+    """Draws something, so that curves.png can be drawn by a user who can't read this environment's files."""
+    figure = Figure()
+    figure.subplots().set_title("x", weight="bold")
+    figure.savefig(path)
+
+
+def test_a_run_recovers_from_bad_numbers_with_a_lower_rate_if_asked_to(command: Command, tmp_path: Path) -> None:
+    wild = ("optim.lr=1000", "optim.schedule.warmup=0", "optim.schedule.decay=constant", "optim.clip_norm=null")
+    child = command(*RUN, *wild, "recover.attempts=3", "recover.factor=0.0001")
+    assert child.wait() == 0, child.text()
+    assert "Going back to update 0" in child.text()
+    assert summary(tmp_path / "run")["status"] == "finished"
+    assert checkpoint.load(tmp_path / "run/checkpoints/last.pt")["progress"]["recoveries"] == 1
+    assert float(rows(tmp_path / "run")[-1]["learning_rate"]) == pytest.approx(0.1)
+
+
+def test_bad_numbers_stop_a_run_and_no_checkpoint_holds_them(command: Command, tmp_path: Path) -> None:
+    child = command(
+        *RUN, "optim.lr=1000", "optim.schedule.warmup=0", "checkpoint.every_minutes=0.0001", "log_every=1000"
+    )
+    assert child.wait() == 1, child.text()
+    assert "learning rate" in one_line(child)
+    assert summary(tmp_path / "run")["status"] == "failed"
+    for path in (tmp_path / "run/checkpoints").iterdir():
+        saved = checkpoint.load(path)
+        assert all(bool(v.isfinite().all()) for v in saved["model"].values() if v.is_floating_point())
+
+
+def test_too_little_memory_says_which_knob_to_turn(command: Command) -> None:
+    def limit() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        address_space = pages * resource.getpagesize() + 2_500_000_000
+        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
+    child = command(*RUN, "dataset.resolution=512", "batch_size=150", prepare=limit)
+    assert child.wait() == 1, child.text()
+    assert "out of memory: lower batch_size" in one_line(child)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_saves_and_exits_with_its_number(command: Command, tmp_path: Path, number: int, code: int) -> None:
+    child = command(*RUN, "epochs=500")
+    child.wait_for(lambda: (tmp_path / "run/metrics.csv").exists())
+    child.kill(number)
+    assert child.wait() == code, child.text()
+    assert "mnet-train resume=run" in child.text()
+    assert summary(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_harms_no_checkpoint(command: Command, tmp_path: Path) -> None:
+    child = command(*RUN, "epochs=500")
+    child.wait_for(lambda: (tmp_path / "run/checkpoints/last.pt").exists())
+    child.kill(signal.SIGINT)
+    child.kill(signal.SIGINT)
+    time.sleep(0.002)
+    child.kill(signal.SIGINT) if child.ended() is None else None
+    assert checkpoint.load_latest(tmp_path / "run/checkpoints")[0]["progress"]["step"] > 0
+
+
+def test_a_terminal_that_closes_ends_the_run_with_everything_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        import sys
+
+        from mobilenet_train.cli.train import main
+
+        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "r" if n == 0 else "w") for n in range(3))
+        sys.argv = ["mnet-train", *RUN, "epochs=500"]
+        try:
+            main()
+        except SystemExit as end:
+            os._exit(end.code if isinstance(end.code, int) else 0)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/metrics.csv").exists():
+        assert time.monotonic() < deadline
+        os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert summary(tmp_path / "run")["status"] == "interrupted"
+    assert len(rows(tmp_path / "run")) >= 1
+
+
+def test_more_epochs_need_a_constant_rate_or_a_new_schedule(command: Command, tmp_path: Path) -> None:
+    first = command(*RUN)
+    assert first.wait() == 0, first.text()
+    refused = command("resume=run", "epochs=3")
+    assert refused.wait() == 2
+    assert "resume_schedule=restart" in one_line(refused)
+    again = command("resume=run", "epochs=4", "resume_schedule=restart")
+    assert again.wait() == 0, again.text()
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "run")]
+    assert len(rates) == 4
+    assert rates[2] > rates[1], "the rate has started anew"
+    assert "schedule_from: 10" in (tmp_path / "run/config.yaml").read_text()
+
+
+@pytest.mark.parametrize("spoiled", ["torn", "flipped", "code", "format", "foreign"])
+def test_spoiled_checkpoints_are_named_and_never_run(
+    command: Command, tmp_path: Path, spoiled: str, finished: Path
+) -> None:
+    import torch
+
+    shutil.copytree(finished / "run", tmp_path / "run")
+    (tmp_path / "run/summary.json").unlink()
+    for path in (tmp_path / "run/checkpoints").glob("*.pt"):
+        whole = path.read_bytes()
+        if spoiled == "torn":
+            path.write_bytes(whole[: len(whole) // 2])
+        if spoiled == "flipped":
+            middle = len(whole) // 2
+            path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        if spoiled == "code":
+            torch.save({"format": 1, "model": Hostile()}, path)
+        if spoiled == "format":
+            torch.save({"format": 0}, path)
+        if spoiled == "foreign":
+            torch.save({"state_dict": {}}, path)
+    child = command("resume=run")
+    assert child.wait() == 1, child.text()
+    assert "run/checkpoints/last.pt" in one_line(child)
+    assert not (tmp_path / "hacked").exists()
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch hacked",)
