@@ -5,6 +5,7 @@ import resource
 import statistics
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torchvision
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from mobilenet_train import __version__
@@ -26,6 +28,16 @@ from mobilenet_train.training.evaluate import evaluate
 from mobilenet_train.training.step import train_update
 
 PREVIEW_IMAGES = 64
+
+
+def say(console: Console, message: str, kind: str = "") -> None:
+    """Prints a message for people, after a yellow "warning: " or "note: " if `kind` says so.
+
+    A terminal or pipe that is gone is no reason to stop.
+    """
+    label = Text(f"{kind}: " if kind else "", style="yellow")
+    with suppress(OSError, SystemExit):  # rich leaves the program at a broken pipe
+        console.print(label + Text(message), soft_wrap=True)
 
 
 def describe(prepared: Prepared, console: Console) -> None:
@@ -58,12 +70,14 @@ def describe(prepared: Prepared, console: Console) -> None:
     )
     table.add_row("augmentation", config.augment.name)
     table.add_row("device", f"{runtime.device}, {runtime.threads} threads, {runtime.precision}")
-    console.print(table)
+    with suppress(OSError, SystemExit):
+        console.print(table)
     if stride_plan is not None and stride_plan.final_map <= 2:
-        console.print(
-            f"[yellow]warning:[/] the last stage sees a {stride_plan.final_map}x{stride_plan.final_map} map; "
+        say(
+            console,
+            f"the last stage sees a {stride_plan.final_map}x{stride_plan.final_map} map; "
             "a larger one is usually several points better: model.stride_plan=auto or a higher dataset.resolution",
-            soft_wrap=True,
+            kind="warning",
         )
 
 
@@ -83,10 +97,10 @@ def estimate(prepared: Prepared, console: Console) -> None:
     batch = statistics.median(seconds[1:] or seconds)
     total = plan.updates * prepared.config.optim.accumulate * batch + plan.epochs * evaluation
     rate = prepared.config.batch_size / batch
-    console.print(
+    say(
+        console,
         f"dry run: about {rate:.0f} images/s, {plan.batches_per_epoch * batch + evaluation:.0f} s an epoch, "
         f"{total / 60:.1f} minutes in all; nothing was written",
-        soft_wrap=True,
     )
 
 

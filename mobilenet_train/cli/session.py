@@ -13,6 +13,7 @@ from rich.console import Console
 from mobilenet_train import run_folder
 from mobilenet_train.cli import report
 from mobilenet_train.cli.prepare import Prepared, prepare_run
+from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
 from mobilenet_train.config import TrainConfig
 from mobilenet_train.errors import RunError, UserError
@@ -30,7 +31,7 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
     console = Console()
     stop = StopSignals()
     if folder is not None and is_finished(folder, config):
-        console.print(f"{folder} is finished already; nothing to do", soft_wrap=True)
+        say(console, f"{folder} is finished already; nothing to do")
         return 0
     held = run_folder.lock(folder) if folder is not None else None
     with memory_advice():
@@ -65,11 +66,11 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
     """
     checkpoints = folder / "checkpoints"
     if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
-        console.print(f"{folder} has no checkpoint yet: starting at its beginning", soft_wrap=True)
+        say(console, f"{folder} has no checkpoint yet: starting at its beginning")
         return prepared
     saved, warning = checkpoint.load_latest(checkpoints)
     if warning:
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+        say(console, warning, kind="warning")
     if saved["fingerprint"] != prepared.dataset.fingerprint:
         raise RunError(
             f"{folder} was trained on other images than those that dataset={prepared.config.dataset.name} gives now"
@@ -78,12 +79,9 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
     now = report.environment(prepared.runtime)
     changed = [f"{k} {saved['environment'][k]} -> {v}" for k, v in now.items() if saved["environment"][k] != v]
     if changed:
-        console.print(f"[yellow]note:[/] {', '.join(changed)}: the end will not be equal bit for bit", soft_wrap=True)
+        say(console, f"{', '.join(changed)}: the end will not be equal bit for bit", kind="note")
     state = prepared.state
-    console.print(
-        f"going on in {folder} at epoch {state.epoch}, batch {state.batch} (update {state.step})",
-        soft_wrap=True,
-    )
+    say(console, f"going on in {folder} at epoch {state.epoch}, batch {state.batch} (update {state.step})")
     if prepared.config.resume_schedule == "continue":
         return prepared
     config = replace(prepared.config, schedule_from=state.step, resume_schedule="continue")
@@ -97,7 +95,7 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     def summarise(status: str, reason: str | None = None) -> None:
         report.summarise(prepared, folder, status, time.monotonic() - started, reason)
 
-    console.print(f"run folder: {folder}", soft_wrap=True)
+    say(console, f"run folder: {folder}")
     try:
         summarise("running")
         with memory_advice():
@@ -105,7 +103,7 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     except Interrupted:
         summarise("interrupted")
         step = prepared.state.step
-        console.print(f"stopped after update {step}, saved. Go on with:\n  mnet-train resume={folder}", soft_wrap=True)
+        say(console, f"stopped after update {step}, saved. Go on with:\n  mnet-train resume={folder}")
         return stop.exit_code
     except NotFiniteError as error:
         reason = f"{error}. {last_good_checkpoint(folder)}"
@@ -117,10 +115,7 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
         raise
     summarise("finished")
     last = prepared.state.history[-1]
-    console.print(
-        f"test top-1 {last.test.top1:.2f} % after epoch {last.epoch}; everything is in {folder}",
-        soft_wrap=True,
-    )
+    say(console, f"test top-1 {last.test.top1:.2f} % after epoch {last.epoch}; everything is in {folder}")
     return 0
 
 
@@ -138,10 +133,11 @@ def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals
                 raise
             prepared.state.load_state_dict(checkpoint.load_latest(folder / "checkpoints")[0])
             prepared.state.recoveries = attempt
-            console.print(
-                f"[yellow]warning:[/] {error}. Going back to update {prepared.state.step}, with "
+            say(
+                console,
+                f"{error}. Going back to update {prepared.state.step}, with "
                 f"{prepared.config.recover.factor:g} times the rate (attempt {attempt})",
-                soft_wrap=True,
+                kind="warning",
             )
 
 
