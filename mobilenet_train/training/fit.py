@@ -41,7 +41,9 @@ def fit(
     Raises Interrupted (state saved) once `stop()` says so, NotFiniteError if the loss is not finite.
     """
     while state.batch > 0 or (state.step < plan.updates and not early_stopped(state, plan)):
-        yield EpochStarted(state.epoch, state.batch, time.time())
+        if state.batch == 0:
+            state.sums = new_sums(plan.runtime.device, started_at=time.time())
+        yield EpochStarted(state.epoch, state.batch, state.sums.started_at)
         yield from train_epoch(state, batches.train, plan, save, stop)
         result = finish_epoch(state, batches, plan, save, stop)
         yield result
@@ -56,8 +58,6 @@ def train_epoch(
     stop: Callable[[], bool],
 ) -> Iterator[Event]:
     """The rest of the current epoch, from batch `state.batch` on."""
-    if state.batch == 0:
-        state.sums = new_sums(plan.runtime.device, started_at=time.time())
     saved_at = time.monotonic()
     stream = data.epoch(state.epoch, start=state.batch)
     clock = time.perf_counter()

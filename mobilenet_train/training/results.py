@@ -14,7 +14,7 @@ class Score:
 
 @dataclass(frozen=True)
 class EpochStarted:
-    """An epoch begins (or goes on after a resume, with `batch` > 0); `time` is seconds since 1970."""
+    """An epoch begins, or goes on after a resume, with `batch` > 0; `time` is when it began, in seconds since 1970."""
 
     epoch: int
     batch: int
