@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mobilenet_train import __version__
 from mobilenet_train.cli.prepare import Prepared
+from mobilenet_train.cli.resume import FREE
 from mobilenet_train.config import leaves
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.tracking import RunDescription, write_summary
@@ -106,8 +107,8 @@ def estimate(prepared: Prepared, console: Console) -> None:
 
 def run_description(prepared: Prepared, folder: Path) -> RunDescription:
     config, plan = prepared.config, prepared.plan
-    values = leaves(OmegaConf.create(asdict(config)))
-    hparams = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in values}
+    values = [(key, value) for key, value in leaves(OmegaConf.create(asdict(config))) if key.split(".")[0] not in FREE]
+    hparams = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
     return RunDescription(
         folder=folder,
         title=f"{config.model.name} on {config.dataset.name}",

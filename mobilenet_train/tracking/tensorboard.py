@@ -117,13 +117,12 @@ def progress_scalars(event: Progress) -> dict[str, float]:
 def epoch_scalars(result: EpochResult) -> dict[str, float]:
     """Losses per sample, accuracies in percent."""
     scalars = {
-        "epoch": result.epoch,
         "train/loss": result.train.loss,
         "train/top1": result.train.top1,
         "test/loss": result.test.loss,
         "test/top1": result.test.top1,
-        "epoch/learning_rate": result.learning_rate,
-        "speed/images_per_second": result.images_per_second,
+        "run/learning_rate": result.learning_rate,
+        "run/images_per_second": result.images_per_second,
     }
     if result.test.top5 is not None:
         scalars["test/top5"] = result.test.top5

@@ -33,8 +33,7 @@ def test_there_is_one_run_with_all_scalars(ask: Ask) -> None:
     (run,) = ask("runs")
     assert run == "run/tensorboard"
     assert set(ask("plugin/scalars/tags")[run]) == {
-        "epoch",
-        "epoch/learning_rate",
+        "run/learning_rate",
         "train/learning_rate",
         "train/loss_batch",
         "train/loss",
@@ -42,7 +41,7 @@ def test_there_is_one_run_with_all_scalars(ask: Ask) -> None:
         "test/loss",
         "test/top1",
         "ema/test_top1",
-        "speed/images_per_second",
+        "run/images_per_second",
     }
 
 

@@ -34,9 +34,8 @@ def test_every_number_has_a_tag_and_its_step_is_the_update(tmp_path: Path, open_
     record_all(trackers, epoch_events(0) + epoch_events(1) + epoch_events(2))
     assert_each_step_once(tmp_path)  # before close: a kill loses nothing
     assert set(steps(tmp_path)) == {
-        "epoch",
-        "epoch/learning_rate",
-        "speed/images_per_second",
+        "run/learning_rate",
+        "run/images_per_second",
         "test/loss",
         "test/top1",
         "train/learning_rate",
