@@ -215,6 +215,7 @@ def test_every_network_learns_real_cifar10_images(
         "model.width_mult=0.25",
         "model.stride_plan=1",
         "batch_size=50",
+        "optim.lr=0.02",
         "epochs=2",
         "run_dir=run",
     )
