@@ -20,6 +20,7 @@ class Child:
 
     def __init__(self, output: Path, arguments: tuple[str, ...], prepare: Callable[[], None] = lambda: None) -> None:
         self.output = output
+        self.output.write_text("")
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:

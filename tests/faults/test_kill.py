@@ -29,7 +29,7 @@ def options(root: Path, folder: str) -> tuple[str, ...]:
         "model.width_mult=0.25",
         "model.stride_plan=1",
         "batch_size=32",
-        "epochs=5",
+        "epochs=8",
         "ema.decay=0.99",
         "log_every=3",
         "eval.batch_size=100",
@@ -42,13 +42,17 @@ def test_25_kills_at_random_moments_leave_no_trace(
     command: Callable[..., Child], tmp_path: Path, cifar10_root: Path
 ) -> None:
     undisturbed = command(*options(cifar10_root, "whole"))
+    undisturbed.wait_for(lambda: "run folder:" in undisturbed.text())
+    began = time.monotonic()
     assert undisturbed.wait() == 0, undisturbed.text()
-    full_time = time.monotonic() - undisturbed.started
+    training = time.monotonic() - began
     draw = random.Random(20_261_122)
     moments: list[str] = []
     while len(moments) < KILLS:
         child = command(*options(cifar10_root, "killed"))
-        time.sleep(draw.uniform(0.1, max(2.5, full_time / 6)))
+        if len(moments) % 5:  # most kills hit the training, some the start
+            child.wait_for(lambda c=child: "run folder:" in c.text())
+        time.sleep(draw.uniform(0, training / 15))
         if child.ended() is not None:
             break
         child.kill()
