@@ -139,7 +139,7 @@ def check_finite(state: TrainState, plan: Plan) -> None:
     """Raises NotFiniteError if any loss so far, or any weight now, is NaN or infinite. Runs before every save."""
     bad = int(state.first_bad_step)
     if bad < 0 and not torch.stack(torch._foreach_norm(list(state.model.parameters()))).isfinite().all():
-        bad = state.step - 1
+        bad = max(0, state.step - 1)
     if bad >= 0:
         raise NotFiniteError(
             f"the loss or the weights were not finite at update {bad} (epoch {state.epoch}), with the learning rate "
