@@ -19,6 +19,7 @@ TINY = (  # real images and a real network, a few milliseconds a step
     "model.width_mult=0.25",
     "model.stride_plan=imagenet",
     "dataset.max_per_class=16",
+    "dataset.resolution=32",
     "batch_size=32",
     "device.threads=1",
     "epochs=2",
