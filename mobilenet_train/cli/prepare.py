@@ -25,13 +25,19 @@ from mobilenet_train.training.state import TrainState, new_sums
 class Prepared:
     """All that a run needs before its first step; nothing is on disk yet."""
 
-    config: TrainConfig
-    runtime: Runtime
     dataset: Dataset
     batches: Batches
     plan: Plan
     state: TrainState
     cost: Cost
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.plan.config
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.plan.runtime
 
 
 def prepare_run(config: TrainConfig) -> Prepared:
@@ -51,7 +57,7 @@ def prepare_run(config: TrainConfig) -> Prepared:
         sums=new_sums(runtime.device),
         first_bad_step=torch.tensor(-1, device=runtime.device),
     )
-    return Prepared(config, runtime, dataset, make_batches(config, dataset, runtime), plan, state, cost)
+    return Prepared(dataset, make_batches(config, dataset, runtime), plan, state, cost)
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:

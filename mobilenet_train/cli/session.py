@@ -85,7 +85,7 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
     if prepared.config.resume_schedule == "continue":
         return prepared
     config = replace(prepared.config, schedule_from=state.step, resume_schedule="continue")
-    return replace(prepared, config=config, plan=replace(prepared.plan, config=config))
+    return replace(prepared, plan=replace(prepared.plan, config=config))
 
 
 def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> int:
@@ -147,7 +147,8 @@ def follow_events(prepared: Prepared, folder: Path, console: Console, stop: Stop
     trackers = Trackers(report.run_description(prepared, folder), state.history, state.step, console)
     finished = False
     try:
-        trackers.record_images(report.preview(prepared))
+        if state.step == 0 and prepared.config.tensorboard:
+            trackers.record_images(report.preview(prepared))
         for event in fit(state, prepared.batches, prepared.plan, lambda: save(prepared, folder), stop):
             trackers.record(event)
         finished = True
