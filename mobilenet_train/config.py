@@ -91,6 +91,7 @@ class AugmentConfig:
     name: str = MISSING
     crop_padding: int = MISSING
     flip: bool = MISSING
+    cutout: int = MISSING
 
 
 @dataclass
@@ -430,6 +431,7 @@ def _data_rules(c: TrainConfig) -> list[Rule]:
             "null or three numbers above 0, one a channel",
         ),
         ("augment.crop_padding", a.crop_padding, 0 <= a.crop_padding <= 64, "pixels, from 0 to 64"),
+        ("augment.cutout", a.cutout, 0 <= a.cutout <= 4096, "pixels, from 0 (off) to 4096"),
     ]
 
 

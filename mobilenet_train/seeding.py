@@ -6,7 +6,7 @@ Nothing random in a run depends on what was drawn before, so a resumed run needs
 import numpy as np
 import torch
 
-SPLIT, SHUFFLE, CROP, FLIP, WEIGHTS, STEP = range(6)  # one stream for each thing that is drawn
+SPLIT, SHUFFLE, CROP, FLIP, WEIGHTS, STEP, CUTOUT = range(7)  # one stream for each thing that is drawn
 
 
 def key(seed: int, stream: int, *position: int) -> int:

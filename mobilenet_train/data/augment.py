@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilenet_train.seeding import CROP, FLIP, SHUFFLE, generator
+from mobilenet_train.seeding import CROP, CUTOUT, FLIP, SHUFFLE, generator
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ def draw(samples: int, seed: int, epoch: int, crop_padding: int, flip: bool) -> 
     mirrored = (first + epoch) % 2 == 1 if flip else torch.zeros(samples, dtype=torch.bool)
     order = torch.randperm(samples, generator=generator(seed, SHUFFLE, epoch))
     return Draws(order, corner[0], corner[1], mirrored)
+
+
+def draw_cutout(samples: int, seed: int, epoch: int, height: int, width: int) -> Tensor:
+    """The centre (row, column) of every sample's hole in this epoch, anywhere in the image; int64 (N, 2)."""
+    chances = torch.rand((samples, 2), generator=generator(seed, CUTOUT, epoch))
+    return (chances * torch.tensor([height, width])).long()
 
 
 def pad(images: Tensor, padding: int) -> Tensor:
@@ -63,6 +69,20 @@ def crop(padded: Tensor, samples: Tensor, top: Tensor, left: Tensor, padding: in
 def mirror(images: Tensor, mask: Tensor) -> Tensor:
     """Flips the images (B, H, W, C) where `mask` (B,) is set, left to right."""
     return torch.where(mask[:, None, None, None], images.flip(2), images)
+
+
+def cut_out(images: Tensor, centres: Tensor, side: int, colour: Tensor) -> Tensor:
+    """Paints one square of `side` pixels in each image (B, H, W, C) with `colour` (C,), cut off at the borders.
+
+    The square around the centre (row, column) of `centres` (B, 2) begins side // 2 pixels before it.
+    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
+    """
+    top, left = (centres - side // 2)[..., None].unbind(1)
+    rows, columns = (torch.arange(size, device=images.device) for size in images.shape[1:3])
+    in_rows = (rows >= top) & (rows < top + side)
+    in_columns = (columns >= left) & (columns < left + side)
+    hole = in_rows[:, :, None, None] & in_columns[:, None, :, None]
+    return torch.where(hole, colour, images)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, resolution: int, layout: torch.memory_format) -> Tensor:

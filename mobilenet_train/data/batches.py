@@ -26,6 +26,7 @@ class TrainBatches:
     ) -> None:
         self.labels = split.labels
         self.padded = augment.pad(split.images, policy.crop_padding)
+        self.size = tuple(split.images.shape[1:3])
         self.policy = policy
         self.batch_size = batch_size
         self.seed = seed
@@ -39,12 +40,16 @@ class TrainBatches:
         policy = self.policy
         draws = augment.draw(len(self.labels), self.seed, epoch, policy.crop_padding, policy.flip)
         draws = draws.to(self.labels.device)
+        if policy.cutout:
+            holes = augment.draw_cutout(len(self.labels), self.seed, epoch, *self.size).to(self.labels.device)
         for batch in range(start, len(self)):
             samples = draws.order[batch * self.batch_size : (batch + 1) * self.batch_size]
             corner = draws.top[samples], draws.left[samples]
             images = augment.crop(self.padded, samples, *corner, policy.crop_padding)
             if policy.flip:
                 images = augment.mirror(images, draws.flip[samples])
+            if policy.cutout:
+                images = augment.cut_out(images, holes[samples], policy.cutout, self.prepare.mean_colour)
             yield self.prepare(images), self.labels[samples]
 
 
@@ -76,6 +81,11 @@ class Prepare:
         self.mean = torch.tensor(preprocessing.mean, device=device)
         self.std = torch.tensor(preprocessing.std, device=device)
         self.layout = layout
+
+    @property
+    def mean_colour(self) -> Tensor:
+        """The uint8 colour (3,) that becomes about 0 in the network's input."""
+        return (self.mean * 255).round().to(torch.uint8)
 
     def __call__(self, images: Tensor) -> Tensor:
         return augment.normalise(images, self.mean, self.std, self.resolution, self.layout)

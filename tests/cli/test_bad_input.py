@@ -148,6 +148,8 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "dataset.std", [0.0, 1.0, 1.0], "three numbers above 0"),
     ("", "augment.crop_padding", -1, "from 0 to 64"),
     ("", "augment.crop_padding", 65, "from 0 to 64"),
+    ("", "augment.cutout", -1, "from 0 (off) to 4096"),
+    ("", "augment.cutout", 4097, "from 0 (off) to 4096"),
     ("", "optim.lr", 0.0, "above 0, at most 1000"),
     ("", "optim.lr", 1001.0, "above 0, at most 1000"),
     ("", "optim.weight_decay", -1.0, "from 0 to 10"),

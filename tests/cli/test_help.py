@@ -213,7 +213,7 @@ KEYS = """
 augment batch_size checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
 eval.batch_size experiment label_smoothing log_every max_steps model optim outputs recover.attempts
 recover.factor resume resume_schedule run_dir schedule_from seed tensorboard
-augment.crop_padding augment.flip augment.name
+augment.crop_padding augment.cutout augment.flip augment.name
 dataset.args dataset.download dataset.factory dataset.fraction dataset.max_per_class dataset.mean dataset.name
 dataset.resolution dataset.root dataset.std dataset.val_fraction
 device.channels_last device.name device.precision device.threads

@@ -84,6 +84,36 @@ def test_mirror_flips_the_chosen_images_left_to_right_and_no_other() -> None:
     assert np.array_equal(mirrored[1::2], images.numpy()[1::2])
 
 
+@pytest.mark.parametrize(
+    ("centre", "side", "rows", "columns"),
+    [
+        ((5, 6), 4, (3, 7), (4, 8)),
+        ((5, 6), 3, (4, 7), (5, 8)),
+        ((0, 11), 4, (0, 2), (9, 12)),
+        ((6, 6), 99, (0, 12), (0, 12)),
+    ],
+    ids=["even", "odd", "cut off at a corner", "everything"],
+)
+def test_cut_out_paints_one_square_and_nothing_else(
+    centre: tuple[int, int], side: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    images = numbered(3).images
+    centres = torch.tensor([centre, (6, 6), centre])
+    painted = augment.cut_out(images, centres, side, torch.tensor([1, 2, 3], dtype=torch.uint8))
+    expected = images.numpy().copy()
+    expected[[0, 2], slice(*rows), slice(*columns)] = (1, 2, 3)
+    assert painted.dtype == torch.uint8
+    assert np.array_equal(painted.numpy()[[0, 2]], expected[[0, 2]])
+
+
+def test_holes_are_drawn_anew_in_each_epoch_and_reach_every_pixel() -> None:
+    centres = augment.draw_cutout(5000, seed=1, epoch=0, height=8, width=12)
+    assert torch.equal(centres, augment.draw_cutout(5000, seed=1, epoch=0, height=8, width=12))
+    assert not torch.equal(centres, augment.draw_cutout(5000, seed=1, epoch=1, height=8, width=12))
+    assert centres[:, 0].unique().tolist() == list(range(8))
+    assert centres[:, 1].unique().tolist() == list(range(12))
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
 def test_normalise_is_the_textbook_formula(layout: torch.memory_format) -> None:
     images, mean, std = numbered(5).images, np.array([0.5, 0.4, 0.3]), np.array([0.25, 0.2, 0.3])

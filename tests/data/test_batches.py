@@ -69,6 +69,22 @@ def test_without_augmentation_training_images_are_the_stored_ones() -> None:
         assert torch.equal(images, batches.prepare(split.images[labels]))
 
 
+def test_cutout_paints_its_hole_with_the_mean_in_training_images_and_depends_on_the_sample_alone() -> None:
+    split = numbered(16)
+    split.images[:] = 255
+    holes = {}
+    for batch_size in (4, 8):
+        batches = train_batches(split, replace(NOTHING, cutout=3), size=batch_size)
+        shown = list(batches.epoch(2))
+        images, labels = (torch.cat(parts) for parts in zip(*shown, strict=True))
+        dark = batches.prepare.undo(images)[:, 0] < 0.99
+        assert (dark.flatten(1).sum(1) > 0).all()
+        assert (dark.flatten(1).sum(1) <= 9).all()
+        assert images.permute(0, 2, 3, 1)[dark].abs().max() < 0.02
+        holes[batch_size] = dark[labels.argsort()]
+    assert torch.equal(holes[4], holes[8])
+
+
 def test_labels_stay_with_their_augmented_images() -> None:
     split = numbered(16, size=12)
     split.images[:] = (split.labels * 10)[:, None, None, None]  # one colour an image: no crop or flip can change it
