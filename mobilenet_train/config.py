@@ -6,7 +6,7 @@ The values live in `conf/*.yaml`, each with its comment; here are their types an
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -176,8 +176,9 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
-    epochs: int = MISSING
+    epochs: int | None = MISSING
     max_steps: int | None = MISSING
+    budget: str | None = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
     label_smoothing: float = MISSING
@@ -316,6 +317,8 @@ def check(config: TrainConfig) -> None:
     for key, value, ok, allowed in (*_run_rules(config), *_data_rules(config), *_optim_rules(config.optim), *model):
         if not ok:
             raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+    if config.epochs is None and config.budget is None:
+        raise ConfigError("epochs=null is not allowed without a budget: say how long to train, epochs=20 or budget=10m")
     if config.early_stop.patience is not None and config.dataset.val_fraction == 0:
         raise ConfigError(
             f"early_stop.patience={config.early_stop.patience} needs a hold-out split to watch: "
@@ -326,6 +329,21 @@ def check(config: TrainConfig) -> None:
             f"device.precision={config.device.precision} needs a CUDA device, and device=cpu was asked for; "
             "use device.precision=fp32"
         )
+
+
+def budget_seconds(budget: str) -> float:
+    """Seconds in "90s", "10m", "1h30m" or "1.5h"; 0 for what is no such time."""
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", budget)
+    try:
+        hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    except ValueError:  # 1.2.3m
+        return 0.0
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def let_budget_decide(config: TrainConfig, typed: list[str]) -> TrainConfig:
+    """With a budget only an `epochs` that someone typed limits the run, not the one of conf/."""
+    return config if config.budget is None or "epochs" in typed else replace(config, epochs=None)
 
 
 def check_effect(config: TrainConfig, typed: list[str]) -> None:
@@ -356,8 +374,14 @@ def _check_parts(config: TrainConfig) -> None:
 
 def _run_rules(c: TrainConfig) -> list[Rule]:
     return [
-        ("epochs", c.epochs, c.epochs >= 1, "a whole number from 1"),
+        ("epochs", c.epochs, c.epochs is None or c.epochs >= 1, "a whole number from 1"),
         ("max_steps", c.max_steps, c.max_steps is None or c.max_steps >= 1, "null or a whole number from 1"),
+        (
+            "budget",
+            c.budget,
+            c.budget is None or budget_seconds(c.budget) > 0,
+            "null or a time such as 90s, 10m or 1h30m",
+        ),
         (
             "batch_size",
             c.batch_size,

@@ -56,6 +56,7 @@ def prepare_run(config: TrainConfig) -> Prepared:
         scaler=torch.amp.GradScaler(runtime.device.type, enabled=runtime.autocast is torch.float16),
         sums=new_sums(runtime.device),
         first_bad_step=torch.tensor(-1, device=runtime.device),
+        updates=plan.updates,
     )
     return Prepared(dataset, make_batches(config, dataset, runtime), plan, state, cost)
 

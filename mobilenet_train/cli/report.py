@@ -4,9 +4,9 @@ import platform
 import resource
 import statistics
 import subprocess
-import time
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from torch import Tensor
 from mobilenet_train import __version__
 from mobilenet_train.cli.prepare import Prepared
 from mobilenet_train.cli.resume import FREE
-from mobilenet_train.config import leaves
+from mobilenet_train.config import TrainConfig, budget_seconds, leaves
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.tracking import RunDescription, write_summary
-from mobilenet_train.training.evaluate import evaluate
-from mobilenet_train.training.step import train_update
+from mobilenet_train.training.budget import CLOSING_SECONDS, affordable_updates, measure_pace
+from mobilenet_train.training.plan import UNLIMITED
 
 PREVIEW_IMAGES = 64
 
@@ -61,10 +61,9 @@ def describe(prepared: Prepared, console: Console) -> None:
             "stride plan",
             f"{stride_plan.dropped} strides dropped, final map {stride_plan.final_map}x{stride_plan.final_map}",
         )
-    table.add_row(
-        "training",
-        f"{plan.epochs} epochs, {plan.updates:,} updates of {config.batch_size * optim.accumulate} images",
-    )
+    length = f"{plan.epochs(plan.updates)} epochs, {plan.updates:,} updates" if plan.updates < UNLIMITED else "updates"
+    limit = f"{config.budget} or " if config.budget else ""
+    table.add_row("training", f"{limit}{length} of {images_per_update(config)} images")
     table.add_row(
         "optimiser",
         f"{optim.name}, rate {optim.lr:g}, {optim.schedule.decay} after {optim.schedule.warmup:.0%} warm-up",
@@ -84,25 +83,36 @@ def describe(prepared: Prepared, console: Console) -> None:
 
 def estimate(prepared: Prepared, console: Console) -> None:
     """Times a few real updates and one evaluation batch, and prints what the whole run would take."""
-    state, plan, batches = prepared.state, prepared.plan, prepared.batches
-    stream = batches.train.epoch(0)
-    seconds = []
-    for _ in range(min(4, plan.batches_per_epoch)):
-        began = time.perf_counter()
-        train_update(state, [next(stream)], plan)
-        state.sums.score()
-        seconds.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    evaluate(state.model, [next(iter(batches.test))], plan.runtime, lambda: False)
-    evaluation = (time.perf_counter() - began) * len(batches.test)
-    batch = statistics.median(seconds[1:] or seconds)
-    total = plan.updates * prepared.config.optim.accumulate * batch + plan.epochs * evaluation
-    rate = prepared.config.batch_size / batch
+    plan, batches, config = prepared.plan, prepared.batches, prepared.config
+    pace = measure_pace(prepared.state, batches.train, batches.test, plan)
+    updates = plan.updates
+    if config.budget is not None:
+        left = budget_seconds(config.budget) - CLOSING_SECONDS
+        updates = affordable_updates(0, left, pace, plan.updates_per_epoch, plan.updates)
+    epochs = plan.epochs(updates)
+    total = updates * pace.update + epochs * pace.epoch_end
     say(
         console,
-        f"dry run: about {rate:.0f} images/s, {plan.batches_per_epoch * batch + evaluation:.0f} s an epoch, "
-        f"{total / 60:.1f} minutes in all; nothing was written",
+        f"dry run: about {images_per_update(config) / pace.update:.0f} images/s, "
+        f"{plan.updates_per_epoch * pace.update + pace.epoch_end:.0f} s an epoch, "
+        f"{total / 60:.1f} minutes for {updates:,} updates; nothing was written",
     )
+
+
+def announce_budget(prepared: Prepared, console: Console) -> None:
+    """Prints what a budget pays for."""
+    config, plan, state = prepared.config, prepared.plan, prepared.state
+    assert config.budget is not None
+    end = datetime.now() + timedelta(seconds=budget_seconds(config.budget) - state.elapsed)
+    say(
+        console,
+        f"budget {config.budget}: {state.updates:,} updates "
+        f"({state.updates / plan.updates_per_epoch:.1f} epochs) as planned now, ending about {end:%H:%M:%S}",
+    )
+
+
+def images_per_update(config: TrainConfig) -> int:
+    return config.batch_size * config.optim.accumulate
 
 
 def run_description(prepared: Prepared, folder: Path) -> RunDescription:
@@ -112,9 +122,9 @@ def run_description(prepared: Prepared, folder: Path) -> RunDescription:
     return RunDescription(
         folder=folder,
         title=f"{config.model.name} on {config.dataset.name}",
-        epochs=plan.epochs,
+        epochs=plan.epochs(prepared.state.updates),
         updates_per_epoch=plan.updates_per_epoch,
-        updates=plan.updates,
+        updates=prepared.state.updates,
         hparams=hparams,
         val=prepared.dataset.val is not None,
         tensorboard=config.tensorboard,
@@ -143,6 +153,8 @@ def summarise(prepared: Prepared, folder: Path, status: str, wall_seconds: float
         "updates_done": state.step,
         "final": asdict(last) if last else None,
         "best": {**asdict(state.best), "chosen_on": chosen_on} if state.best else None,
+        "budget_seconds": prepared.config.budget and budget_seconds(prepared.config.budget),
+        "elapsed_seconds": round(state.elapsed, 3) if prepared.config.budget else None,
         "parameters": cost.parameters,
         "multiply_adds": cost.multiply_adds,
         "images_per_second": statistics.median(r.images_per_second for r in state.history) if last else None,

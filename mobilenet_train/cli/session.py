@@ -15,11 +15,12 @@ from mobilenet_train.cli import report
 from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
-from mobilenet_train.config import TrainConfig
+from mobilenet_train.config import TrainConfig, budget_seconds
 from mobilenet_train.errors import RunError, UserError
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.tracking import Trackers, read_summary
 from mobilenet_train.training import checkpoint
+from mobilenet_train.training.budget import Budget, measure_pace
 from mobilenet_train.training.evaluate import Interrupted
 from mobilenet_train.training.fit import NotFiniteError, fit
 
@@ -99,7 +100,8 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     try:
         summarise("running")
         with memory_advice():
-            follow(prepared, folder, console, stop)
+            budget = start_budget(prepared, console)
+            follow(prepared, folder, console, stop, budget)
     except Interrupted:
         summarise("interrupted")
         step = prepared.state.step
@@ -119,14 +121,27 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     return 0
 
 
-def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> None:
+def start_budget(prepared: Prepared, console: Console) -> Budget | None:
+    """Times the first steps and plans the run by them, if it has a budget; its time runs from here on."""
+    config, state, batches = prepared.config, prepared.state, prepared.batches
+    if config.budget is None:
+        return None
+    began = time.monotonic()
+    pace = measure_pace(state, batches.train, batches.test, prepared.plan)
+    state.elapsed += time.monotonic() - began
+    budget = Budget(budget_seconds(config.budget), prepared.plan, state, pace)
+    report.announce_budget(prepared, console)
+    return budget
+
+
+def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
     """Trains to the end; goes back to the last checkpoint where `recover` says so."""
     attempts = prepared.config.recover.attempts
     if attempts > 0 and prepared.state.step == 0:
         save(prepared, folder)  # so that there is always one to go back to
     while True:
         try:
-            return follow_events(prepared, folder, console, stop)
+            return follow_events(prepared, folder, console, stop, budget)
         except NotFiniteError as error:
             attempt = prepared.state.recoveries + 1
             if attempt > attempts:
@@ -141,7 +156,7 @@ def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals
             )
 
 
-def follow_events(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> None:
+def follow_events(prepared: Prepared, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
     """Trains and writes each event down before the next. Raises what `fit` and the trackers raise."""
     state = prepared.state
     trackers = Trackers(report.run_description(prepared, folder), state.history, state.step, console)
@@ -149,7 +164,7 @@ def follow_events(prepared: Prepared, folder: Path, console: Console, stop: Stop
     try:
         if state.step == 0 and prepared.config.tensorboard:
             trackers.record_images(report.preview(prepared))
-        for event in fit(state, prepared.batches, prepared.plan, lambda: save(prepared, folder), stop):
+        for event in fit(state, prepared.batches, prepared.plan, lambda: save(prepared, folder), stop, budget):
             trackers.record(event)
         finished = True
     finally:

@@ -70,13 +70,14 @@ def compose_and_run(tracebacks: bool) -> int:
 def run_composed(composed: "DictConfig") -> int:  # type: ignore[name-defined]  # noqa: F821
     """Checks the whole configuration, then imports torch and trains."""
     from mobilenet_train.cli.resume import resolve_resume, typed_keys
-    from mobilenet_train.config import check, check_effect, to_config
+    from mobilenet_train.config import check, check_effect, let_budget_decide, to_config
 
     overrides = job_overrides()
     check_choices(overrides)
-    config = to_config(composed)
+    typed = typed_keys(overrides)
+    config = let_budget_decide(to_config(composed), typed)
     check(config)
-    check_effect(config, typed_keys(overrides))
+    check_effect(config, typed)
     config, folder = resolve_resume(config, overrides)
 
     from mobilenet_train.cli.session import run

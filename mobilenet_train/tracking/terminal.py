@@ -112,15 +112,20 @@ class ProgressView:
         self._progress.refresh()
 
     def _advance(self, event: results.Progress) -> None:
-        done = event.step - event.epoch * self._run.updates_per_epoch
-        self._progress.update(self._bar, completed=done, numbers=f"{progress_numbers(event)}  {self._left()} left")
+        before = event.epoch * self._run.updates_per_epoch
+        self._progress.update(
+            self._bar,
+            completed=event.step - before,
+            total=min(self._run.updates_per_epoch, event.updates - before),
+            numbers=f"{progress_numbers(event)}  {self._left(event.updates)} left",
+        )
         self._progress.refresh()
 
-    def _left(self) -> timedelta:
+    def _left(self, updates: int) -> timedelta:
         """Time to the end of the run, at this session's pace so far (evaluations included)."""
         assert self._clock is not None, "an epoch starts before it advances"
         pace = (time.monotonic() - self._clock) / (self._step - self._first_step)
-        return timedelta(seconds=round(pace * (self._run.updates - self._step)))
+        return timedelta(seconds=round(pace * (updates - self._step)))
 
 
 def progress_numbers(event: results.Progress) -> str:

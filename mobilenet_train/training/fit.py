@@ -9,6 +9,7 @@ import torch
 
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.errors import RunError
+from mobilenet_train.training.budget import Budget
 from mobilenet_train.training.evaluate import Interrupted, evaluate
 from mobilenet_train.training.plan import Plan
 from mobilenet_train.training.results import EpochResult, EpochStarted, Event, Progress
@@ -33,21 +34,24 @@ def fit(
     plan: Plan,
     save: Callable[[], None],
     stop: Callable[[], bool] = lambda: False,
+    budget: Budget | None = None,
 ) -> Iterator[Event]:
-    """Trains `state` to the end of `plan`, yielding what happens.
+    """Trains `state` to the end of `plan`, or of `budget`, yielding what happens.
 
     Whoever reads the stream writes each event down before asking for the next; a checkpoint is saved only
     after that. So what a checkpoint knows is on disk, and what came after it is cut off at a resume.
     Raises Interrupted (state saved) once `stop()` says so, NotFiniteError if the loss is not finite.
     """
-    while state.batch > 0 or (state.step < plan.updates and not early_stopped(state, plan)):
+    while state.batch > 0 or (state.step < state.updates and not early_stopped(state, plan)):
         if state.batch == 0:
             state.sums = new_sums(plan.runtime.device, started_at=time.time())
         yield EpochStarted(state.epoch, state.batch, state.sums.started_at)
-        yield from train_epoch(state, batches.train, plan, save, stop)
+        yield from train_epoch(state, batches.train, plan, save, stop, budget)
         result = finish_epoch(state, batches, plan, save, stop)
         yield result
         save()
+        if budget:
+            budget.epoch_ended(state)
 
 
 def train_epoch(
@@ -56,14 +60,17 @@ def train_epoch(
     plan: Plan,
     save: Callable[[], None],
     stop: Callable[[], bool],
+    budget: Budget | None,
 ) -> Iterator[Event]:
     """The rest of the current epoch, from batch `state.batch` on."""
     saved_at = time.monotonic()
     stream = data.epoch(state.epoch, start=state.batch)
     clock = time.perf_counter()
-    while state.step < plan.updates and (group := list(islice(stream, plan.config.optim.accumulate))):
+    while state.step < state.updates and (group := list(islice(stream, plan.config.optim.accumulate))):
         train_update(state, group, plan)
         state.sums.seconds += time.perf_counter() - clock
+        if budget:
+            budget.updated(state)
         if state.step % plan.config.log_every == 0:
             yield progress(state, plan)
         if stop():
@@ -75,6 +82,8 @@ def train_epoch(
             save()
             saved_at = time.monotonic()
         clock = time.perf_counter()
+    if budget:
+        budget.epoch_trained()
 
 
 def finish_epoch(
@@ -128,6 +137,7 @@ def progress(state: TrainState, plan: Plan) -> Progress:
         epoch=state.epoch,
         batch=state.batch,
         step=state.step,
+        updates=state.updates,
         batch_loss=state.sums.last_batch[0].item(),
         train=state.sums.score(),
         learning_rate=rate_of(state, plan, state.step - 1),

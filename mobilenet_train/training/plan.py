@@ -1,4 +1,4 @@
-"""How long a run is and how it steps: fixed before the first update."""
+"""How long a run may be and how it steps: fixed before the first update."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,12 @@ from mobilenet_train.errors import ConfigError
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.schedule import learning_rate
 
+UNLIMITED = 2**62  # updates, where only a budget ends the run
+
 
 @dataclass(frozen=True)
 class Plan:
-    """A run is `updates` optimiser updates, `updates_per_epoch` to an epoch."""
+    """A run has at most `updates` optimiser updates, `updates_per_epoch` to an epoch."""
 
     config: TrainConfig
     runtime: Runtime
@@ -18,15 +20,14 @@ class Plan:
     updates_per_epoch: int
     updates: int
 
-    @property
-    def epochs(self) -> int:
-        """Epochs begun, the last one perhaps cut short by max_steps."""
-        return -(-self.updates // self.updates_per_epoch)
+    def epochs(self, updates: int) -> int:
+        """Epochs begun in so many updates, the last one perhaps cut short by max_steps or a budget."""
+        return -(-updates // self.updates_per_epoch)
 
-    def learning_rate(self, update: int) -> float:
-        """The scheduled rate of an update; the schedule spans the updates from `schedule_from` to the end."""
+    def learning_rate(self, update: int, updates: int) -> float:
+        """The scheduled rate of an update in a run of `updates`; the schedule begins at `schedule_from`."""
         optim, start = self.config.optim, self.config.schedule_from
-        return learning_rate(update - start, self.updates - start, self.updates_per_epoch, optim.lr, optim.schedule)
+        return learning_rate(update - start, updates - start, self.updates_per_epoch, optim.lr, optim.schedule)
 
 
 def make_plan(config: TrainConfig, runtime: Runtime, training_images: int) -> Plan:
@@ -35,5 +36,6 @@ def make_plan(config: TrainConfig, runtime: Runtime, training_images: int) -> Pl
     if batches == 0:
         raise ConfigError(f"batch_size={config.batch_size} is larger than the training set of {training_images} images")
     updates_per_epoch = -(-batches // config.optim.accumulate)
-    updates = config.epochs * updates_per_epoch
-    return Plan(config, runtime, batches, updates_per_epoch, min(updates, config.max_steps or updates))
+    limits = [config.epochs and config.epochs * updates_per_epoch, config.max_steps]
+    updates = min((limit for limit in limits if limit is not None), default=UNLIMITED)
+    return Plan(config, runtime, batches, updates_per_epoch, updates)

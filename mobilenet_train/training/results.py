@@ -28,6 +28,7 @@ class Progress:
     epoch: int
     batch: int  # batches done in this epoch
     step: int  # optimiser updates done in the run
+    updates: int  # planned for the whole run
     batch_loss: float  # the last batch alone
     train: Score
     learning_rate: float

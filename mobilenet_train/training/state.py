@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.results import EpochResult, Score
 
-COUNTERS = ("step", "epoch", "batch", "recoveries")
+COUNTERS = ("step", "epoch", "batch", "recoveries", "elapsed")
 
 
 @dataclass
@@ -50,10 +50,12 @@ class TrainState:
     scaler: torch.amp.GradScaler
     sums: EpochSums
     first_bad_step: Tensor  # int64 (): the first update with a loss that was not finite, or -1
+    updates: int  # planned for the whole run; a budget plans again as it goes on
     step: int = 0
     epoch: int = 0
     batch: int = 0
     recoveries: int = 0  # times the run went back to a checkpoint because a loss was not finite
+    elapsed: float = 0.0  # seconds of a run with a budget so far
     best: Best | None = None
     history: list[EpochResult] = field(default_factory=list)
 

@@ -40,7 +40,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
 
 def rate_of(state: TrainState, plan: Plan, update: int) -> float:
     """The learning rate of an update: scheduled, and lowered by each recovery so far."""
-    return plan.learning_rate(update) * plan.config.recover.factor**state.recoveries
+    return plan.learning_rate(update, state.updates) * plan.config.recover.factor**state.recoveries
 
 
 def l1_penalty(model: nn.Module, strength: float) -> Tensor | float:

@@ -66,7 +66,8 @@ CASES: list[tuple[str, int, list[str]]] = [
     # wrong types
     ("epochs=many", 2, ["epochs=many", "a whole number"]),
     ("epochs=1.5", 2, ["epochs=1.5", "a whole number"]),
-    ("epochs=null", 2, ["epochs", "null is not allowed"]),
+    ("epochs=null", 2, ["epochs=null", "without a budget", "budget=10m"]),
+    ("budget=tomorrow", 2, ["budget=tomorrow", "1h30m"]),
     ("optim.lr=[1,2]", 2, ["optim.lr=[1, 2]", "a number"]),
     ("optim.nesterov=maybe", 2, ["optim.nesterov=maybe", "true or false"]),
     ("optim=adam optim.betas=[0.9,x]", 2, ["optim.betas", "x", "a number"]),
@@ -114,6 +115,8 @@ def test_a_wrong_command_line_is_refused_with_one_line_and_nothing_written(
 RULES: list[tuple[str, str, Any, str]] = [
     ("", "epochs", 0, "from 1"),
     ("", "epochs", -1, "from 1"),
+    ("", "budget", "", "null or a time"),
+    ("", "budget", "0m", "null or a time"),
     ("", "max_steps", 0, "null or a whole number from 1"),
     ("", "batch_size", 1, "from 2"),
     ("", "batch_size", 0, "from 2"),

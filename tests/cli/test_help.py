@@ -210,7 +210,7 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
-augment batch_size checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
+augment batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
 eval.batch_size experiment label_smoothing log_every max_steps model optim outputs recover.attempts
 recover.factor resume resume_schedule run_dir schedule_from seed tensorboard
 augment.crop_padding augment.cutout augment.flip augment.name

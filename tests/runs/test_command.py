@@ -128,7 +128,7 @@ def test_two_processes_can_not_train_in_one_folder(tmp_path: Path) -> None:
 def test_a_dry_run_prints_plan_cost_and_time_and_writes_nothing(mnet_train: Command, tmp_path: Path) -> None:
     done = mnet_train(*TINY, "dry_run=true")
     assert done.returncode == 0, done.stderr
-    for words in ("M multiply-adds at 32x32", "final map", "images/s", "minutes in all", "nothing was written"):
+    for words in ("M multiply-adds at 32x32", "final map", "images/s", "minutes for ", "nothing was written"):
         assert words in done.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -138,6 +138,22 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(mnet_train:
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["updates_done"], summary["epochs_done"]) == (3, 1)
     assert not (tmp_path / "run/tensorboard").exists()
+
+
+def test_a_budget_ends_a_run_on_time_with_its_rate_decayed(mnet_train: Command, tmp_path: Path) -> None:
+    done = mnet_train(*TINY[:-2], "run_dir=run", "budget=15s", "tensorboard=false")
+    assert done.returncode == 0, done.stderr
+    assert "budget 15s: " in done.stdout
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert 10 < summary["elapsed_seconds"] < 20
+    assert summary["updates_done"] > 10
+    assert float(read_csv(tmp_path / "run/metrics.csv")[-1]["learning_rate"]) < 0.02  # of 0.1
+
+
+def test_epochs_typed_with_a_budget_are_an_upper_limit(mnet_train: Command, tmp_path: Path) -> None:
+    assert mnet_train(*RUN, "epochs=1", "budget=1h", "tensorboard=false").returncode == 0
+    assert json.loads((tmp_path / "run/summary.json").read_text())["epochs_done"] == 1
 
 
 def test_early_stopping_ends_a_run_that_no_longer_gets_better(mnet_train: Command, tmp_path: Path) -> None:

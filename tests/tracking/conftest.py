@@ -42,7 +42,7 @@ def result(epoch: int, **changes: object) -> EpochResult:
 
 def progress(step: int) -> Progress:
     epoch, batch = divmod(step - 1, UPDATES_PER_EPOCH)
-    return Progress(epoch, batch + 1, step, 2.0 / step, Score(1.5, 40.0), 0.1, 400.0)
+    return Progress(epoch, batch + 1, step, EPOCHS * UPDATES_PER_EPOCH, 2.0 / step, Score(1.5, 40.0), 0.1, 400.0)
 
 
 def epoch_events(epoch: int) -> list[Event]:

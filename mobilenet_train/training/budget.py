@@ -1,0 +1,102 @@
+"""A run that ends on time: how many updates a budget of seconds pays for, planned again as the run goes on."""
+
+import copy
+import statistics
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from mobilenet_train.data.batches import EvalBatches, TrainBatches
+from mobilenet_train.training.evaluate import evaluate
+from mobilenet_train.training.plan import Plan
+from mobilenet_train.training.state import TrainState
+from mobilenet_train.training.step import train_update
+
+CLOSING_SECONDS = 2.0  # the last checkpoint, curves.png and summary.json
+FEWEST_UPDATES = 20  # fewer say too little about the pace, and are too few to plan again for
+MEASURED_UPDATES = 6  # on a copy of the state; the first two warm up
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one update, and seconds between the last update of an epoch and the first of the next."""
+
+    update: float
+    epoch_end: float
+
+
+def measure_pace(state: TrainState, train: TrainBatches, test: EvalBatches, plan: Plan) -> Pace:
+    """Times a few updates on real batches and one batch of evaluation, on a copy of `state`."""
+    state = copy.deepcopy(state)
+    stream = train.epoch(state.epoch)
+    seconds: list[float] = []
+    while len(seconds) < MEASURED_UPDATES and (group := list(islice(stream, plan.config.optim.accumulate))):
+        began = time.perf_counter()
+        train_update(state, group, plan)
+        state.sums.score()  # waits for the device
+        seconds.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    evaluate(state.model, [next(iter(test))], plan.runtime, lambda: False)
+    return Pace(statistics.median(seconds[2:] or seconds), (time.perf_counter() - began) * len(test))
+
+
+def affordable_updates(step: int, seconds: float, pace: Pace, updates_per_epoch: int, most: int) -> int:
+    """The updates of the whole run, at most `most` and at least one, if `seconds` are left after `step` of them.
+
+    The time of a plan is that of its updates and of an epoch's end for every epoch begun.
+    """
+
+    def time_to(updates: int) -> float:
+        epoch_ends = -(-updates // updates_per_epoch) - step // updates_per_epoch
+        return (updates - step) * pace.update + epoch_ends * pace.epoch_end
+
+    upper = min(most, step + 1 + int(max(0.0, seconds) / pace.update))
+    return max(1, step + bisect_right(range(step + 1, upper + 1), seconds, key=time_to))
+
+
+class Budget:
+    """Keeps `state.updates` to what the time left pays for.
+
+    Planned at the end of every epoch, and inside one whenever a quarter of the updates left is done, so that a
+    run of less than an epoch ends on time too. The time already taken is in the checkpoint (`state.elapsed`).
+    """
+
+    def __init__(
+        self, seconds: float, plan: Plan, state: TrainState, pace: Pace, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.seconds = seconds
+        self._plan = plan
+        self._pace = pace
+        self._clock = clock
+        self._began = clock() - state.elapsed
+        self._trained_at = self._began
+        self._plan_again(state)
+
+    def updated(self, state: TrainState) -> None:
+        """Call after every update."""
+        state.elapsed = self._clock() - self._began
+        if self._next_plan <= state.step < state.updates:
+            step, at = self._mark
+            self._pace = replace(self._pace, update=(self._clock() - at) / (state.step - step))
+            self._plan_again(state)
+
+    def epoch_trained(self) -> None:
+        """Call after the last update of an epoch."""
+        self._trained_at = self._clock()
+
+    def epoch_ended(self, state: TrainState) -> None:
+        """Call once the epoch is evaluated, recorded and saved. A run at the end of its plan stays there."""
+        self._pace = replace(self._pace, epoch_end=self._clock() - self._trained_at)
+        state.elapsed = self._clock() - self._began
+        if state.step < state.updates:
+            self._plan_again(state)
+
+    def _plan_again(self, state: TrainState) -> None:
+        self._mark = (state.step, self._clock())
+        state.elapsed = self._clock() - self._began
+        left = self.seconds - state.elapsed - CLOSING_SECONDS
+        most = self._plan.updates
+        state.updates = affordable_updates(state.step, left, self._pace, self._plan.updates_per_epoch, most)
+        self._next_plan = state.step + max(FEWEST_UPDATES, (state.updates - state.step) // 4)
