@@ -1,0 +1,167 @@
+"""Images per second end to end: mnet-train, torchvision's reference pipeline and timm's, on the same CIFAR-10 images.
+
+    python scripts/bench_peers.py --networks v3_large --csv peers.csv
+
+Needs the CIFAR-10 files (MNET_DATA) and timm (the `test` extra). Every case trains the same network from scratch at
+32x32 with the same strides dropped, batch, threads and augmentation (crop and flip), data and metrics included; each
+in a process of its own and in turns. `torchvision` is its references' classification script in short: PIL transforms
+in a DataLoader, NCHW, SGD, accuracy and loss read at every step. `timm` is its create_loader and create_model with
+--channels-last. The peers get the better of the worker counts in --workers.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import measure
+import torch
+from torch import Tensor, nn
+
+from mobilenet_train.cli.prepare import prepare_run
+from mobilenet_train.training.fit import train_epoch
+
+WARMUP_STEPS = 3
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+TORCHVISION = {"v2": "mobilenet_v2", "v3_large": "mobilenet_v3_large", "v3_small": "mobilenet_v3_small"}
+TIMM = {
+    "v1": "mobilenetv1_100",
+    "v2": "mobilenetv2_100",
+    "v3_large": "mobilenetv3_large_100",
+    "v3_small": "mobilenetv3_small_100",
+}
+DROPPED_STRIDES = 2  # what stride_plan=auto does to all four networks at 32x32: a final map of 4x4
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def worker(tool: str, network: str, batch_size: int, steps: int, workers: int) -> dict[str, float]:
+    """Images per second of one tool, data and metrics included."""
+    stamps = {"ours": ours, "torchvision": torchvision, "timm": timm}[tool](network, batch_size, steps, workers)
+    return {"images_per_second": batch_size * steps / (stamps[-1] - stamps[WARMUP_STEPS - 1])}
+
+
+def ours(network: str, batch_size: int, steps: int, _workers: int) -> list[float]:
+    """The trainer's own epoch, which asks once an update whether to stop."""
+    overrides = (f"model={network}", f"batch_size={batch_size}", f"max_steps={WARMUP_STEPS + steps}", "device=cpu")
+    prepared = prepare_run(measure.configuration(overrides))
+    stamps: list[float] = []
+
+    def stop() -> bool:
+        stamps.append(time.perf_counter())
+        return False
+
+    for _ in train_epoch(prepared.state, prepared.batches.train, prepared.plan, lambda: None, stop, None):
+        pass
+    return stamps
+
+
+def torchvision(network: str, batch_size: int, steps: int, workers: int) -> list[float]:
+    from torchvision import models, transforms
+    from torchvision.datasets import CIFAR10
+
+    augment = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.PILToTensor(),
+            transforms.ConvertImageDtype(torch.float),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+    data = CIFAR10(os.environ["MNET_DATA"], transform=augment)
+    loader = torch.utils.data.DataLoader(data, batch_size, shuffle=True, num_workers=workers, drop_last=True)
+    model = drop_strides(models.get_model(TORCHVISION[network], num_classes=10))
+    return plain_loop(model, iter(loader), steps, torch.contiguous_format)
+
+
+def timm(network: str, batch_size: int, steps: int, workers: int) -> list[float]:
+    from timm.data import create_loader
+    from timm.models import create_model
+    from torchvision.datasets import CIFAR10
+
+    loader = create_loader(
+        CIFAR10(os.environ["MNET_DATA"]),
+        input_size=(3, 32, 32),
+        batch_size=batch_size,
+        is_training=True,
+        use_prefetcher=False,
+        train_crop_mode="rkrc",
+        mean=MEAN,
+        std=STD,
+        num_workers=workers,
+        device=torch.device("cpu"),
+        persistent_workers=False,
+        color_jitter=0.0,
+    )
+    model = drop_strides(create_model(TIMM[network], num_classes=10))
+    return plain_loop(model, iter(loader), steps, torch.channels_last)
+
+
+def drop_strides(model: nn.Module) -> nn.Module:
+    """Turns the earliest stride-2 convolutions to stride 1, as stride_plan=auto does."""
+    strided = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    for convolution in strided[:DROPPED_STRIDES]:
+        convolution.stride = (1, 1)
+    return model
+
+
+def plain_loop(model: nn.Module, batches: Batches, steps: int, layout: torch.memory_format) -> list[float]:
+    """The step of both reference scripts; a time stamp after each."""
+    model = model.to(memory_format=layout).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    stamps = []
+    for images, labels in islice(batches, WARMUP_STEPS + steps):
+        logits = model(images.contiguous(memory_format=layout))
+        loss = criterion(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        (logits.argmax(1) == labels).float().mean().item()
+        stamps.append(time.perf_counter())
+    return stamps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["v3_large", "v3_small", "v2", "v1"])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=15, help=f"measured, after {WARMUP_STEPS} others")
+    parser.add_argument("--workers", nargs="+", default=["0", "1"], help="DataLoader processes of the peers")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        tool, network, *numbers = options.worker
+        print(json.dumps(worker(tool, network, *map(int, numbers))))
+        return
+    rows = [compare(network, options) for network in options.networks]
+    measure.show(f"images/s, batch {options.batch_size}, {measure.machine()}", rows, options.csv)
+
+
+def compare(network: str, options: argparse.Namespace) -> dict[str, str | float]:
+    """One row of the table: medians, and how many times faster we are."""
+    sizes = (str(options.batch_size), str(options.steps))
+    cases = [("ours", network, *sizes, "0")]
+    cases += [("timm", network, *sizes, workers) for workers in options.workers]
+    if network in TORCHVISION:
+        cases += [("torchvision", network, *sizes, workers) for workers in options.workers]
+    results = measure.in_turns(__file__, cases, options.rounds)
+    best: dict[str, float] = {}
+    for case, measurements in results.items():
+        best[case[0]] = max(best.get(case[0], 0.0), measure.medians(measurements)["images_per_second"])
+    row: dict[str, str | float] = {"network": network, "mnet-train": best["ours"]}
+    for peer in ("torchvision", "timm"):
+        row[peer] = best.get(peer, "none")
+        row[f"/ {peer}"] = best["ours"] / best[peer] if peer in best else "-"
+    return row
+
+
+if __name__ == "__main__":
+    main()
