@@ -1,0 +1,78 @@
+"""What the commands beside mnet-train share: arguments, the error contract, tables or JSON. Imports no torch."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from mobilenet_train import __version__
+from mobilenet_train.cli.train import guarded
+from mobilenet_train.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are ConfigErrors, so that they look and exit as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} ({self.prog} --help shows what is allowed)")
+
+
+def new_parser(program: str, about: str, examples: str) -> Parser:
+    """A parser with --version and --json; `examples` are shown as they are, one a line."""
+    parser = Parser(
+        prog=program,
+        description=about,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs instead of tables")
+    return parser
+
+
+def add_run_arguments(parser: Parser) -> None:
+    """RUN and what every command that runs a trained network takes."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, or one checkpoint file")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA if there is")
+    parser.add_argument("--threads", type=whole_number, metavar="N", help="threads on the CPU; default: as in training")
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: Parser) -> None:
+    parser.add_argument(
+        "--trust-factory",
+        action="store_true",
+        help="import and call the functions that a run of your own network or data set names",
+    )
+
+
+def whole_number(text: str) -> int:
+    """A number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def main_of(parser: Parser, command: Callable[[argparse.Namespace], int]) -> NoReturn:
+    """Parses the command line, runs the command and exits with its code: 2 for wrong use, 1 for a failure."""
+
+    def run() -> int:
+        try:
+            code = command(parser.parse_args())
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, `head` for instance, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        return code
+
+    try:
+        sys.exit(guarded(run, os.environ.get("HYDRA_FULL_ERROR") == "1", parser.prog))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def print_json(values: Any) -> None:
+    print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
