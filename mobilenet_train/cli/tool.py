@@ -4,12 +4,19 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilenet_train import __version__
 from mobilenet_train.cli.train import guarded
 from mobilenet_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mobilenet_train.config import DeviceConfig
+    from mobilenet_train.runtime import Runtime
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,5 +81,31 @@ def main_of(parser: Parser, command: Callable[[argparse.Namespace], int]) -> NoR
         sys.exit(130)
 
 
+def runtime_of(arguments: argparse.Namespace, config: "DeviceConfig", threads: int | None) -> "Runtime":
+    """The device and threads asked for on the command line, else CUDA if there is and `threads`.
+
+    Precision and layout are the run's; a reduced precision that the CPU lacks becomes fp32. Raises RunError.
+    """
+    from mobilenet_train import runtime
+
+    name = arguments.device
+    precision = config.precision if name == config.name else "auto"
+    asked = replace(config, name=name, threads=arguments.threads or threads, precision=precision)
+    return runtime.prepare(asked)
+
+
 def print_json(values: Any) -> None:
     print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def new_table(title: str, text: Sequence[str], numbers: Sequence[str]) -> "Table":
+    """An empty table narrow enough for 80 columns: `text` columns to the left, `numbers` to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in text:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

@@ -19,6 +19,7 @@ from mobilenet_train.training.results import EpochResult
 from mobilenet_train.training.state import result_from_dict
 
 Weights = Literal["raw", "ema"]
+FIRST_STORED = (32, 32)  # of the data sets there were before checkpoints told it
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,9 @@ def _network(
 
 
 def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
-    numbers = {name: tuple(map(float, values[name])) for name in ("mean", "std")}
-    return Preprocessing(**{**values, **numbers})
+    mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
+    height, width = values.get("stored", FIRST_STORED)
+    return Preprocessing(**{**values, "mean": mean, "std": std, "stored": (int(height), int(width))})
 
 
 def _facts(saved: Mapping[str, Any], path: Path) -> CheckpointFacts:
