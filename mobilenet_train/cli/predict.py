@@ -14,6 +14,7 @@ from mobilenet_train.cli.tool import (
     new_parser,
     new_table,
     runtime_of,
+    tell_of_warning,
     whole_number,
 )
 
@@ -55,8 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--csv and --json both say how to print; give one")
     files = find_pictures(arguments.pictures)
     trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
-    if trained.warning:
-        print(f"mnet-predict: {trained.warning}", file=sys.stderr)
+    tell_of_warning("mnet-predict", trained)
     runtime = runtime_of(arguments, trained.config.device, threads=None)
     classifier = Classifier(trained, runtime.device, runtime.memory_format)
     found = tell_of_bad_ones(classifier.stream(files, arguments.top, arguments.batch_size))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mobilenet_train.config import DeviceConfig
+    from mobilenet_train.deploy.loading import TrainedRun
     from mobilenet_train.runtime import Runtime
 
 
@@ -92,6 +93,12 @@ def runtime_of(arguments: argparse.Namespace, config: "DeviceConfig", threads: i
     precision = config.precision if name == config.name else "auto"
     asked = replace(config, name=name, threads=arguments.threads or threads, precision=precision)
     return runtime.prepare(asked)
+
+
+def tell_of_warning(program: str, run: "TrainedRun") -> None:
+    """Says on stderr that a damaged checkpoint was passed over, if one was."""
+    if run.warning:
+        print(f"{program}: {run.warning}", file=sys.stderr)
 
 
 def print_json(values: Any) -> None:

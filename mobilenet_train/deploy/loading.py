@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
+from torch import Tensor, nn
 
 from mobilenet_train.config import NetworkConfig, TrainConfig, check, from_values
 from mobilenet_train.data.images import Preprocessing
@@ -19,6 +19,7 @@ from mobilenet_train.training.results import EpochResult
 from mobilenet_train.training.state import result_from_dict
 
 Weights = Literal["raw", "ema"]
+MOST_THREADS = 1024  # as device.threads
 FIRST_STORED = (32, 32)  # of the data sets there were before checkpoints told it
 
 
@@ -34,6 +35,12 @@ class CheckpointFacts:
     has_ema: bool
     fingerprint: str  # of the data set
     environment: Mapping[str, str | int]  # torch, device, threads, precision
+    test_predictions: Tensor | None  # int (N,): class of each test image by the raw weights, at `logged`
+
+    @property
+    def threads(self) -> int:
+        """As in training, so that sums are rounded alike."""
+        return min(max(1, int(self.environment["threads"])), MOST_THREADS)
 
     @property
     def logged(self) -> EpochResult | None:
@@ -148,4 +155,5 @@ def _facts(saved: Mapping[str, Any], path: Path) -> CheckpointFacts:
         has_ema=saved["ema"] is not None,
         fingerprint=saved["fingerprint"],
         environment=saved["environment"],
+        test_predictions=saved.get("test_predictions"),
     )
