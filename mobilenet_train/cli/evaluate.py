@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mobilenet_train.data.images import Dataset
-    from mobilenet_train.deploy.evaluate import Evaluated, ResolutionPoint, Verdict
+    from mobilenet_train.deploy.evaluate import ClassScore, Evaluated, ResolutionPoint, Verdict
     from mobilenet_train.deploy.loading import TrainedRun
 
 EXAMPLES = """\
@@ -33,6 +33,7 @@ EXAMPLES = """\
   mnet-eval outputs/RUN --flip --resolutions 24,32,40
   mnet-eval outputs/RUN/checkpoints/best.pt --data /data --json
 """
+LARGEST_RESOLUTION = 4096
 MOST_SHOWN = 20  # classes or changed images in the terminal; the files have all
 
 
@@ -45,6 +46,18 @@ class Found:
     evaluated: "list[Evaluated]"
     verdict: "Verdict"
     points: "list[ResolutionPoint]"
+    classes: "list[ClassScore]"  # of the raw weights
+
+    def values(self) -> dict[str, Any]:
+        """What report.json holds and --json prints."""
+        return {
+            "checkpoint": str(self.run.checkpoint.path),
+            "images": len(self.dataset.test),
+            "verification": asdict(self.verdict),
+            "scores": [score_values(evaluated) for evaluated in self.evaluated],
+            "classes": [asdict(row) for row in self.classes],
+            "resolutions": [asdict(point) for point in self.points],
+        }
 
 
 def main() -> NoReturn:
@@ -66,7 +79,11 @@ def parser() -> Parser:
 
 
 def resolution_list(text: str) -> list[int]:
-    return [whole_number(part) for part in text.split(",")]
+    """Numbers of pixels, for argparse."""
+    found = [whole_number(part) for part in text.split(",")]
+    if max(found) > LARGEST_RESOLUTION:
+        raise argparse.ArgumentTypeError(f"{text!r} has more than {LARGEST_RESOLUTION} pixels")
+    return found
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,49 +91,51 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from mobilenet_train.cli.report import environment
-    from mobilenet_train.deploy.evaluate import evaluate_run, load_test_data, resolution_curve, verify
+    from mobilenet_train.deploy.evaluate import (
+        classification_report,
+        evaluate_run,
+        load_test_data,
+        resolution_curve,
+        verify,
+    )
     from mobilenet_train.deploy.loading import load_run
+    from mobilenet_train.tracking.files import writing
 
     trained = load_run(arguments.run, trust_factory=arguments.trust_factory)
     tell_of_warning("mnet-eval", trained)
     runtime = runtime_of(arguments, trained.config.device, trained.checkpoint.threads)
     dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
+    folder = Path(arguments.out).expanduser() if arguments.out else trained.folder / "evaluation"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     evaluated = list(evaluate_run(trained, dataset, runtime, arguments.flip))
     verdict = verify(trained, dataset, evaluated, environment(runtime))
     points = list(resolution_curve(trained, dataset, runtime, arguments.resolutions)) if arguments.resolutions else []
-    found = Found(trained, dataset, evaluated, verdict, points)
-    folder = Path(arguments.out).expanduser() if arguments.out else trained.folder / "evaluation"
-    values = write_files(found, folder)
+    report = classification_report(evaluated[0], trained.class_names)
+    found = Found(trained, dataset, evaluated, verdict, points, report)
+    files = write_files(found, folder)
     if arguments.json:
-        print_json(values)
+        print_json(found.values())
     else:
-        print_for_people(found, values, folder, Console())
+        print_for_people(found, [folder / name for name in files], Console())
     return 1 if verdict.status == "failed" else 0
 
 
-def write_files(found: "Found", folder: Path) -> dict[str, Any]:
-    """Writes the reports and pictures; returns what report.json holds. Raises RunError if they can't be written."""
-    from mobilenet_train.deploy.evaluate import classification_report
+def write_files(found: "Found", folder: Path) -> list[str]:
+    """Writes report and pictures; returns their names. Raises RunError if they can't be written."""
     from mobilenet_train.deploy.figures import draw_confusion, draw_mistakes, draw_resolutions
-    from mobilenet_train.tracking.files import write_text, writing
+    from mobilenet_train.tracking.files import write_text
 
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     run, raw = found.run, found.evaluated[0]
+    write_text(folder / "report.json", json.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")
     draw_confusion(raw, run.class_names, folder / "confusion_matrix.png")
-    draw_mistakes(raw, found.dataset, run.preprocessing, run.class_names, folder / "mistakes.png")
+    files = ["report.json", "confusion_matrix.png"]
+    if draw_mistakes(raw, found.dataset, run.preprocessing, run.class_names, folder / "mistakes.png"):
+        files.append("mistakes.png")
     if found.points:
         draw_resolutions(found.points, run.preprocessing.resolution, folder / "resolutions.png")
-    values = {
-        "checkpoint": str(run.checkpoint.path),
-        "images": len(raw.labels),
-        "verification": asdict(found.verdict),
-        "scores": [score_values(evaluated) for evaluated in found.evaluated],
-        "classification_report": classification_report(raw, run.class_names),
-        "resolutions": [asdict(point) for point in found.points],
-    }
-    write_text(folder / "report.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    return values
+        files.append("resolutions.png")
+    return files
 
 
 def score_values(evaluated: "Evaluated") -> dict[str, Any]:
@@ -129,21 +148,21 @@ def score_values(evaluated: "Evaluated") -> dict[str, Any]:
     }
 
 
-def print_for_people(found: "Found", values: dict[str, Any], folder: Path, console: "Console") -> None:
+def print_for_people(found: "Found", files: list[Path], console: "Console") -> None:
     console.print(score_table(found))
-    console.print(class_table(values["classification_report"], found.run.class_names))
+    console.print(class_table(found.classes))
     if found.points:
         console.print(resolution_table(found))
     verdict = found.verdict
     colour = {"verified": "green", "failed": "red"}.get(verdict.status, "yellow")
-    console.print(Text(verdict.status, colour), Text(f": {verdict.message}"), sep="", soft_wrap=True)
+    console.print(Text(verdict.status, colour) + Text(f": {verdict.message}"), soft_wrap=True)
     for image in verdict.changed[:MOST_SHOWN]:
         console.print(
             Text(f"  image {image.index} ({image.true}): was {image.logged}, now {image.now}"), soft_wrap=True
         )
     if len(verdict.changed) > MOST_SHOWN:
         console.print(f"  and {len(verdict.changed) - MOST_SHOWN} more, all in report.json")
-    console.print(Text(f"{', '.join(sorted(path.name for path in folder.iterdir()))} are in {folder}"), soft_wrap=True)
+    console.print(Text("\n".join(str(path) for path in files)), soft_wrap=True)
 
 
 def score_table(found: "Found") -> "Table":
@@ -163,21 +182,21 @@ def score_table(found: "Found") -> "Table":
     return table
 
 
-def class_table(report: dict[str, Any], class_names: tuple[str, ...]) -> "Table":
-    """scikit-learn's report of the raw weights; of many classes only those with the lowest F1."""
-    worst = sorted(class_names, key=lambda name: report[name]["f1-score"])[:MOST_SHOWN]
-    shown = [name for name in class_names if name in worst]
-    title = "each class" if len(shown) == len(class_names) else f"the {MOST_SHOWN} classes with the lowest F1"
+def class_table(rows: "list[ClassScore]") -> "Table":
+    """scikit-learn's report; of many classes only those with the lowest F1."""
+    *classes, mean, weighted = rows
+    few = len(classes) <= MOST_SHOWN
+    shown = classes if few else sorted(classes, key=lambda row: row.f1)[:MOST_SHOWN]
+    title = "each class, in %" if few else f"the {MOST_SHOWN} classes with the lowest F1, in %"
     table = new_table(title, ("class",), ("precision", "recall", "F1", "images"))
-    for name in [*shown, "macro avg", "weighted avg"]:
-        row = report[name]
-        numbers = [f"{100 * row[key]:.2f}" for key in ("precision", "recall", "f1-score")]
-        table.add_row(Text(name), *numbers, f"{row['support']:,.0f}")
+    for row in (*shown, mean, weighted):
+        numbers = (f"{100 * value:.2f}" for value in (row.precision, row.recall, row.f1))
+        table.add_row(Text(row.name), *numbers, f"{row.images:,}")
     return table
 
 
 def resolution_table(found: "Found") -> "Table":
-    table = new_table("other resolutions, same weights", ("resolution",), ("MAdds (M)", "top-1 %", "loss"))
+    table = new_table("other resolutions, same weights", ("resolution",), ("M MAdds", "top-1 %", "loss"))
     for point in found.points:
         own = " (trained at)" if point.resolution == found.run.preprocessing.resolution else ""
         madds, score = f"{point.multiply_adds / 1e6:.2f}", point.score

@@ -83,7 +83,7 @@ def print_tables(found: "NetworkInfo") -> None:
 
 def layer_table(found: "NetworkInfo") -> "Table":
     title = f"{found.name} at {found.resolution}x{found.resolution}; the stride is in pixels of the image"
-    table = new_table(title, ("layer", "kind", "output"), ("stride", "parameters", "MAdds (M)"))
+    table = new_table(title, ("layer", "kind", "output"), ("stride", "parameters", "M MAdds"))
     for layer in found.layers:
         if layer.kind == "batch-norm":
             continue
@@ -100,7 +100,7 @@ def layer_table(found: "NetworkInfo") -> "Table":
 
 
 def kind_table(found: "NetworkInfo") -> "Table":
-    table = new_table("by kind of layer", ("kind",), ("parameters", "share", "MAdds (M)", "share"))
+    table = new_table("by kind of layer", ("kind",), ("parameters", "share", "M MAdds", "share"))
     whole = found.cost
     for kind, cost in {**found.by_kind, "all": whole}.items():
         table.add_row(
@@ -118,7 +118,7 @@ def standard_table(found: "NetworkInfo") -> "Table | str":
     if found.standard is None:
         return "no depthwise separable convolutions in it"
     title = "with a standard convolution for each depthwise + pointwise pair"
-    table = new_table(title, ("network",), ("parameters", "MAdds (M)"))
+    table = new_table(title, ("network",), ("parameters", "M MAdds"))
     rows: dict[str, Cost] = {"separable": found.cost, "standard": found.standard}
     for name, cost in rows.items():
         table.add_row(name, f"{cost.parameters:,}", f"{cost.multiply_adds / 1e6:.2f}")

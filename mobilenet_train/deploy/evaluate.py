@@ -83,7 +83,20 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class ClassScore:
+    """Precision, recall and F1 of a class, or their mean over the classes, from 0 to 1; and its number of images."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    images: int
+
+
+@dataclass(frozen=True)
 class ResolutionPoint:
+    """What the network does and costs on images of another size."""
+
     resolution: int
     multiply_adds: int
     score: Score
@@ -200,20 +213,26 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
     return 100 * float(gaps.abs().sum() / len(labels))
 
 
-def classification_report(evaluated: Evaluated, class_names: Sequence[str]) -> dict[str, Any]:
-    """scikit-learn's report: precision, recall, F1 and number of images of each class, and their means."""
+def classification_report(evaluated: Evaluated, class_names: Sequence[str]) -> list[ClassScore]:
+    """scikit-learn's report: one row for each class, in order, then the plain and the weighted mean."""
     from sklearn import metrics
 
+    numbers = [str(number) for number in range(len(class_names))]  # two classes may have one name
     report = metrics.classification_report(
         evaluated.labels.numpy(),
         evaluated.predicted.numpy(),
         labels=range(len(class_names)),
-        target_names=class_names,
+        target_names=numbers,
         output_dict=True,
         zero_division=0,
     )
     assert isinstance(report, dict)
-    return report
+    names = [*zip(numbers, class_names, strict=True), ("macro avg", "mean"), ("weighted avg", "weighted mean")]
+    return [
+        ClassScore(name, row["precision"], row["recall"], row["f1-score"], int(row["support"]))
+        for key, name in names
+        for row in [report[key]]
+    ]
 
 
 def confusion_matrix(evaluated: Evaluated, classes: int) -> Tensor:
