@@ -21,12 +21,12 @@ SHEET = (6, 5)  # rows and columns of the mistakes
 
 
 @contextmanager
-def figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
+def figure(path: Path, width: float, height: float, constrained: bool = True) -> Iterator["Figure"]:
     """A figure of so many inches that is written to `path` (PNG) in one go. Raises RunError if it can't be."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    made = Figure(figsize=(width, height), dpi=100, layout="constrained" if constrained else None)
     FigureCanvasAgg(made)
     yield made
     with replacing(path) as temporary:
@@ -60,19 +60,23 @@ def draw_mistakes(
     worst = worst_mistakes(evaluated, rows * columns)
     if len(worst) == 0:
         return 0
-    probabilities = evaluated.logits[worst].softmax(1)
     rows = -(-len(worst) // columns)
-    with figure(path, 2.2 * columns, 2.5 * rows) as made:
-        grid = list(made.subplots(rows, columns, squeeze=False).flat)
-        for axes in grid:
-            axes.axis("off")
-        pictures = as_seen(dataset, preprocessing, worst)
-        for axes, picture, index, row in zip(grid, pictures, worst.tolist(), probabilities, strict=False):
-            guess = int(row.argmax())
-            true = class_names[int(evaluated.labels[index])]
-            axes.imshow(picture.permute(1, 2, 0).numpy())
-            axes.set_title(f"{index}: {true}\nnot {class_names[guess]} ({row[guess]:.0%})", fontsize=8)
+    with figure(path, 2.2 * columns, 2.6 * rows, constrained=False) as made:
+        axes = made.add_axes((0, 0, 1, 1))  # one for all, which draws ten times faster than one each
+        axes.set(xlim=(0, 1.1 * columns), ylim=(1.3 * rows, 0))
+        axes.axis("off")
+        for place, (picture, index) in enumerate(zip(as_seen(dataset, preprocessing, worst), worst, strict=True)):
+            left, top = 1.1 * (place % columns) + 0.05, 1.3 * (place // columns) + 0.25
+            axes.imshow(picture.permute(1, 2, 0).numpy(), extent=(left, left + 1, top + 1, top), aspect="auto")
+            axes.text(left, top - 0.02, caption(evaluated, int(index), class_names), fontsize=8, va="bottom")
     return len(worst)
+
+
+def caption(evaluated: Evaluated, index: int, class_names: Sequence[str]) -> str:
+    """Which image it is, and what it was taken for."""
+    probability, guess = evaluated.logits[index].softmax(0).max(0)
+    true, predicted = class_names[int(evaluated.labels[index])], class_names[int(guess)]
+    return f"{index}: {true}\ntaken for {predicted} ({probability:.0%})"
 
 
 def as_seen(dataset: Dataset, preprocessing: Preprocessing, index: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from mobilenet_train.training.results import EpochResult
 from mobilenet_train.training.state import result_from_dict
 
 Weights = Literal["raw", "ema"]
+LONGEST_REASON = 200  # letters; of a foreign network torch would name every layer
 MOST_THREADS = 1024  # as device.threads
 FIRST_STORED = (32, 32)  # of the data sets there were before checkpoints told it
 
@@ -111,7 +112,7 @@ def _rebuild(
     except (ConfigError, OmegaConfBaseException) as error:
         raise RunError(f"{path}: its configuration can't be used here: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_REASON]}"
         raise RunError(f"{path} is not a whole checkpoint of mnet-train ({reason})") from error
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import mobilenet_train
@@ -39,8 +40,9 @@ def test_v1_beside_standard_convolutions_is_table_4() -> None:
     assert found.standard.multiply_adds / found.cost.multiply_adds == pytest.approx(8.56, abs=0.005)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("width", "resolution"), [(1.0, 224), (0.5, 160), (0.75, 33)])
+@pytest.mark.parametrize(
+    ("name", "width", "resolution"), [("v1", 0.5, 160), ("v2", 1.4, 224), ("v3_large", 0.75, 33), ("v3_small", 1.0, 96)]
+)
 def test_layers_and_kinds_add_up_to_the_whole(name: str, width: float, resolution: int) -> None:
     found = mobilenet_train.info(name, width=width, resolution=resolution)
     for parts in (found.layers, found.by_kind.values()):
@@ -50,7 +52,6 @@ def test_layers_and_kinds_add_up_to_the_whole(name: str, width: float, resolutio
     last = [layer for layer in found.layers if layer.kind == "pointwise"][-1]
     assert last.stride == (32 if resolution >= 96 else 8)
     assert last.output[1:] == (-(-resolution // last.stride),) * 2
-    assert found.cost == count_costs(NETWORKS[name](width_mult=width, resolution=resolution), resolution)
 
 
 def test_v2_block_by_block_is_table_2_of_its_paper() -> None:
@@ -75,11 +76,12 @@ def test_squeeze_and_excite_and_size() -> None:
 
 
 def test_the_standard_equivalent_is_the_standard_network_for_any_width_and_plan() -> None:
-    for options in ({"width": 0.25}, {"resolution": 128}, {"resolution": 32, "stride_plan": 1, "classes": 10}):
+    for options in ({"width": 0.25}, {"resolution": 32, "stride_plan": 1, "classes": 10}):
         found = mobilenet_train.info("v1", **options)  # type: ignore[arg-type]
         names = {"width": "width_mult", "classes": "num_classes"}
         build = {names.get(key, key): value for key, value in options.items()}
-        network = NETWORKS["v1"](separable=False, **build)
+        with torch.device("meta"):
+            network = NETWORKS["v1"](separable=False, **build)
         assert found.standard == count_costs(network, found.resolution)
 
 

@@ -80,7 +80,7 @@ def test_every_command_refuses_a_file_that_would_run_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"format": 1, "model": Hostile()}, tmp_path / "zip.pt")
-    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Hostile()))
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Hostile(), protocol=2))
     for name in ("zip.pt", "bare.pt"):
         assert tool(command, name, *extra(command)) == 1
         error = capsys.readouterr().err
