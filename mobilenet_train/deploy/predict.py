@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mobilenet_train.data.batches import Prepare
@@ -20,9 +19,10 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.models import MobileNet
 from mobilenet_train.models.features import feature_maps
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
+SUFFIXES = frozenset([
+    ".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".ico",
+])  # fmt: skip
 STDIN = "-"
 
 Picture = str | Path | np.ndarray[Any, Any]
@@ -116,7 +116,7 @@ class Classifier:
     def _pixels(self, picture: Picture) -> np.ndarray[Any, Any]:
         """A picture as training would have stored it. Raises BadPictureError."""
         if isinstance(picture, np.ndarray):
-            return fill(_image(picture), *self._stored)
+            return fill(_array(picture), *self._stored)
         return decode(_read(Path(picture)), *self._stored)
 
 
@@ -176,7 +176,9 @@ def _read(path: Path) -> bytes:
         raise BadPictureError(f"can't be read: {error.strerror}") from error
 
 
-def _image(pixels: np.ndarray[Any, Any]) -> Image.Image:
+def _array(pixels: np.ndarray[Any, Any]) -> Tensor:
+    """uint8 (H, W, 3) of an array. Raises BadPictureError if it is none."""
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise BadPictureError(f"is a {pixels.dtype} array of {pixels.shape}; give uint8 (H, W, 3) or (H, W)")
-    return Image.fromarray(pixels).convert("RGB")
+    colours = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    return torch.from_numpy(np.array(colours))  # a copy: torch takes no read-only arrays
