@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 
-from mobilenet_train.config import NetworkConfig, TrainConfig, check, from_values
+from mobilenet_train.cli.conf import conf_dir
+from mobilenet_train.config import SCHEMAS, NetworkConfig, TrainConfig, check, from_values, register_schemas
 from mobilenet_train.data.images import Preprocessing
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.models.build import build_model
@@ -95,8 +97,7 @@ def _rebuild(
 ) -> TrainedRun:
     """The run that a checkpoint's contents describe. They are checked here: a right checksum is no proof of sense."""
     try:
-        config = from_values(OmegaConf.create(dict(saved["config"])))
-        check(config)
+        config = _config(OmegaConf.create(dict(saved["config"])))
         _check_trust(config, path, trust_factory)
         class_names = tuple(map(str, saved["class_names"]))
         return TrainedRun(
@@ -114,6 +115,25 @@ def _rebuild(
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_REASON]}"
         raise RunError(f"{path} is not a whole checkpoint of mnet-train ({reason})") from error
+
+
+def _config(values: DictConfig) -> TrainConfig:
+    """The checked configuration; a key that there was not yet when the run was trained gets today's default."""
+    try:
+        config = from_values(values)
+    except ConfigError:
+        names = {group: OmegaConf.select(values, f"{group}.name") for group in SCHEMAS}
+        if any(name not in SCHEMAS[group] for group, name in names.items()):
+            raise
+        choices = [f"{group}={name}" for group, name in names.items()]
+        register_schemas()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            defaults = OmegaConf.to_container(compose("train", overrides=choices))
+        completed = OmegaConf.merge(OmegaConf.create(defaults), values)
+        assert isinstance(completed, DictConfig)
+        config = from_values(completed)
+    check(config)
+    return config
 
 
 def _check_trust(config: TrainConfig, path: Path, trust_factory: bool) -> None:

@@ -46,6 +46,17 @@ def test_a_run_without_averaged_weights_says_so(run: Path) -> None:
         load_run(rewrite(run, ema=None), "ema")
 
 
+def test_a_run_from_before_there_was_a_key_gets_its_default(run: Path) -> None:
+    config = checkpoint.load(run / "checkpoints/last.pt")["config"]
+    del config["log_every"]
+    config["augment"] = {"name": "basic"}
+    del config["model"]["activation"]
+    loaded = load_run(rewrite(run, config=config)).config
+    assert loaded.model.activation == "paper"  # type: ignore[attr-defined]
+    assert loaded.augment.crop_padding == 4
+    assert loaded.model.width_mult == 0.25  # type: ignore[attr-defined]
+
+
 def test_loading_leaves_the_random_state_alone(run: Path) -> None:
     before = torch.get_rng_state()
     load_run(run)
