@@ -1,19 +1,16 @@
 """From a checked configuration to everything a run needs before its first step. Nothing is written."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from mobilenet_train.config import NetworkConfig, TrainConfig
+from mobilenet_train.config import TrainConfig
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
-from mobilenet_train.errors import RunError
-from mobilenet_train.factory import call_factory
-from mobilenet_train.models import NETWORKS, Cost, count_costs
+from mobilenet_train.models import Cost, count_costs
+from mobilenet_train.models.build import build_model
 from mobilenet_train.runtime import Runtime, prepare
-from mobilenet_train.seeding import WEIGHTS, key
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import Batches
 from mobilenet_train.training.optimizer import build_optimizer
@@ -59,20 +56,6 @@ def prepare_run(config: TrainConfig) -> Prepared:
         updates=plan.updates,
     )
     return Prepared(dataset, make_batches(config, dataset, runtime), plan, state, cost)
-
-
-def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The network of the configuration with weights drawn from the seed. Raises UserError if it can't be built."""
-    torch.manual_seed(key(config.seed, WEIGHTS))
-    sizes = {"num_classes": num_classes, "resolution": config.dataset.resolution}
-    if isinstance(config.model, NetworkConfig):
-        options = asdict(config.model)
-        return NETWORKS[options.pop("name")](**sizes, **options)
-    factory, args = config.model.factory, config.model.args  # type: ignore[attr-defined]
-    model = call_factory("model.factory", factory, **sizes, **args)
-    if not isinstance(model, nn.Module):
-        raise RunError(f"model.factory={factory} returned {type(model).__name__}; return a torch.nn.Module")
-    return model
 
 
 def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Batches:

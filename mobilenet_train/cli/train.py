@@ -22,17 +22,17 @@ def main() -> None:
         sys.exit(guarded(lambda: compose_and_run(tracebacks), tracebacks))
 
 
-def guarded(command: Callable[[], int], tracebacks: bool) -> int:
+def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-train") -> int:
     """Runs a command; an error for people becomes one message and an exit code, unless tracebacks are wanted."""
     if tracebacks:
         return command()
     try:
         return command()
     except UserError as error:
-        print(f"mnet-train: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"mnet-train: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        print(f"{program}: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
         return 1
 
 

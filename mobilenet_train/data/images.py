@@ -46,11 +46,15 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Everything between a stored image and the network's input; a checkpoint holds it."""
+    """Everything between an image and the network's input; a checkpoint holds it.
+
+    An image file is first cut and scaled to `stored`, (height, width), the size in which training kept its images.
+    """
 
     resolution: int
     mean: tuple[float, ...]  # per channel, in 0..1
     std: tuple[float, ...]
+    stored: tuple[int, int]
     interpolation: str = "bilinear"
 
 

@@ -52,10 +52,11 @@ def load(config: DatasetConfig, seed: int) -> Dataset:
 
 def _preprocessing(config: DatasetConfig, train: Split) -> Preprocessing:
     mean, std = config.mean, config.std
+    height, width = train.images.shape[1:3]
     if mean is None or std is None:
         measured_mean, measured_std = channel_statistics(train.images)
-        return Preprocessing(config.resolution, tuple(mean or measured_mean), tuple(std or measured_std))
-    return Preprocessing(config.resolution, tuple(mean), tuple(std))
+        mean, std = list(mean or measured_mean), list(std or measured_std)
+    return Preprocessing(config.resolution, tuple(mean), tuple(std), (height, width))
 
 
 def _cifar10(config: Cifar10Config, seed: int) -> ImageData:

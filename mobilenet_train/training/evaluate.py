@@ -16,11 +16,16 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime, stop: Callable[[], bool]
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    runtime: Runtime,
+    stop: Callable[[], bool],
+    show: Callable[[Tensor], None] = lambda _: None,
 ) -> Score:
     """Mean cross-entropy, top-1 and (above ten classes) top-5 over all images; sums are kept on the device.
 
-    Leaves the model in the mode it was in. Raises Interrupted between batches if `stop()` says so.
+    `show` is handed the logits (B, classes) of each batch. Leaves the model in the mode it was in.
+    Raises Interrupted between batches if `stop()` says so.
     """
     training = model.training
     model.eval()
@@ -30,8 +35,9 @@ def evaluate(
         if stop():
             raise Interrupted
         with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
-            logits = model(images)
-        totals += batch_sums(logits.float(), labels)
+            logits = model(images).float()
+        totals += batch_sums(logits, labels)
+        show(logits)
         count, classes = count + len(labels), logits.shape[1]
     model.train(training)
     loss, top1, top5 = (totals / count).tolist()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.errors import RunError
@@ -96,8 +97,9 @@ def finish_epoch(
     """Evaluates, and moves the state to the start of the next epoch."""
     check_finite(state, plan)
     trained_at, clock = time.time(), time.perf_counter()
+    predicted: list[Tensor] = []
     try:
-        test = evaluate(state.model, batches.test, plan.runtime, stop)
+        test = evaluate(state.model, batches.test, plan.runtime, stop, lambda x: predicted.append(x.argmax(1)))
         val = evaluate(state.model, batches.val, plan.runtime, stop) if batches.val else None
         ema_test = evaluate(state.ema.model, batches.test, plan.runtime, stop) if state.ema else None
     except Interrupted:
@@ -125,6 +127,7 @@ def finish_epoch(
     chosen = (val or test).top1
     if state.best is None or chosen > state.best.top1:
         state.best = Best(state.epoch, chosen)
+    state.test_predictions = torch.cat(predicted).int().cpu()
     state.history.append(result)
     state.epoch, state.batch = state.epoch + 1, 0
     return result

@@ -58,6 +58,7 @@ class TrainState:
     elapsed: float = 0.0  # seconds of a run with a budget so far
     best: Best | None = None
     history: list[EpochResult] = field(default_factory=list)
+    test_predictions: Tensor | None = None  # int32 (N,): the class of each test image after the last finished epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that torch.load(weights_only=True) takes it."""
@@ -70,6 +71,7 @@ class TrainState:
             "sums": dict(vars(self.sums)),
             "best": asdict(self.best) if self.best else None,
             "history": [asdict(result) for result in self.history],
+            "test_predictions": self.test_predictions,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -87,6 +89,7 @@ class TrainState:
         self.best = Best(**saved["best"]) if saved["best"] else None
         self.first_bad_step.fill_(-1)
         self.history = [result_from_dict(values) for values in saved["history"]]
+        self.test_predictions = saved.get("test_predictions")  # a checkpoint from before there were any
 
 
 def new_sums(device: torch.device, started_at: float = 0.0) -> EpochSums:

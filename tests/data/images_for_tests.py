@@ -6,7 +6,7 @@ from mobilenet_train.config import AugmentConfig
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.data.images import Preprocessing, Split
 
-PLAIN = Preprocessing(resolution=12, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+PLAIN = Preprocessing(resolution=12, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3), stored=(12, 12))
 NOTHING = AugmentConfig(name="none", crop_padding=0, flip=False, cutout=0)
 CROP_AND_FLIP = AugmentConfig(name="basic", crop_padding=3, flip=True, cutout=0)
 

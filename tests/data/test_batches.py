@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mobilenet_train.config import AugmentConfig
-from mobilenet_train.data.images import Preprocessing
 from tests.data.images_for_tests import CROP_AND_FLIP, NOTHING, PLAIN, eval_batches, numbered, train_batches
 
 
@@ -118,7 +117,7 @@ def test_evaluation_shows_every_image_once_in_order_at_any_batch_size(size: int)
 
 def test_a_higher_resolution_is_made_batch_by_batch_on_the_device_of_the_images() -> None:
     split = numbered(3, size=32)
-    batches = eval_batches(split, 2, Preprocessing(224, PLAIN.mean, PLAIN.std))
+    batches = eval_batches(split, 2, replace(PLAIN, resolution=224))
     images, _ = next(iter(batches))
     assert images.shape == (2, 3, 224, 224)
     assert images.device == split.images.device

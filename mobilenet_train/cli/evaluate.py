@@ -1,0 +1,204 @@
+"""`mnet-eval`: how good a trained run is, and whether it is as good as it logged."""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.text import Text
+
+from mobilenet_train.cli.tool import (
+    Parser,
+    add_run_arguments,
+    main_of,
+    new_parser,
+    new_table,
+    print_json,
+    runtime_of,
+    tell_of_warning,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mobilenet_train.data.images import Dataset
+    from mobilenet_train.deploy.evaluate import ClassScore, Evaluated, ResolutionPoint, Verdict
+    from mobilenet_train.deploy.loading import TrainedRun
+
+EXAMPLES = """\
+  mnet-eval outputs/RUN
+  mnet-eval outputs/RUN --flip --resolutions 24,32,40
+  mnet-eval outputs/RUN/checkpoints/best.pt --data /data --json
+"""
+LARGEST_RESOLUTION = 4096
+MOST_SHOWN = 20  # classes or changed images in the terminal; the files have all
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything that one evaluation found; `evaluated` begins with the raw weights."""
+
+    run: "TrainedRun"
+    dataset: "Dataset"
+    evaluated: "list[Evaluated]"
+    verdict: "Verdict"
+    points: "list[ResolutionPoint]"
+    classes: "list[ClassScore]"  # of the raw weights
+
+    def values(self) -> dict[str, Any]:
+        """What report.json holds and --json prints."""
+        return {
+            "checkpoint": str(self.run.checkpoint.path),
+            "images": len(self.dataset.test),
+            "verification": asdict(self.verdict),
+            "scores": [score_values(evaluated) for evaluated in self.evaluated],
+            "classes": [asdict(row) for row in self.classes],
+            "resolutions": [asdict(point) for point in self.points],
+        }
+
+
+def main() -> NoReturn:
+    """The console script."""
+    main_of(parser(), run)
+
+
+def parser() -> Parser:
+    about = "Evaluates a trained run on its test images and verifies the accuracy that it logged."
+    made = new_parser("mnet-eval", about, EXAMPLES)
+    add_run_arguments(made)
+    made.add_argument("--data", metavar="DIR", help="where the run's data set lies now (dataset.root)")
+    made.add_argument("--flip", action="store_true", help="also average each image with its mirror image")
+    made.add_argument(
+        "--resolutions", type=resolution_list, metavar="P,P,...", help="also at these resolutions, in pixels"
+    )
+    made.add_argument("--out", metavar="DIR", help="where the pictures and reports go; default: RUN/evaluation")
+    return made
+
+
+def resolution_list(text: str) -> list[int]:
+    """Numbers of pixels, for argparse."""
+    found = [whole_number(part) for part in text.split(",")]
+    if max(found) > LARGEST_RESOLUTION:
+        raise argparse.ArgumentTypeError(f"{text!r} has more than {LARGEST_RESOLUTION} pixels")
+    return found
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 if the logged accuracy can't be reproduced where it should be."""
+    from rich.console import Console
+
+    from mobilenet_train.cli.report import environment
+    from mobilenet_train.deploy.evaluate import (
+        classification_report,
+        evaluate_run,
+        load_test_data,
+        resolution_curve,
+        verify,
+    )
+    from mobilenet_train.deploy.loading import load_run
+    from mobilenet_train.tracking.files import writing
+
+    trained = load_run(arguments.run, trust_factory=arguments.trust_factory)
+    tell_of_warning("mnet-eval", trained)
+    runtime = runtime_of(arguments, trained.config.device, trained.checkpoint.threads)
+    dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
+    folder = Path(arguments.out).expanduser() if arguments.out else trained.folder / "evaluation"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    evaluated = list(evaluate_run(trained, dataset, runtime, arguments.flip))
+    verdict = verify(trained, dataset, evaluated, environment(runtime))
+    points = list(resolution_curve(trained, dataset, runtime, arguments.resolutions)) if arguments.resolutions else []
+    report = classification_report(evaluated[0], trained.class_names)
+    found = Found(trained, dataset, evaluated, verdict, points, report)
+    files = write_files(found, folder)
+    if arguments.json:
+        print_json(found.values())
+    else:
+        print_for_people(found, [folder / name for name in files], Console())
+    return 1 if verdict.status == "failed" else 0
+
+
+def write_files(found: "Found", folder: Path) -> list[str]:
+    """Writes report and pictures; returns their names. Raises RunError if they can't be written."""
+    from mobilenet_train.deploy.figures import draw_confusion, draw_mistakes, draw_resolutions
+    from mobilenet_train.tracking.files import write_text
+
+    run, raw = found.run, found.evaluated[0]
+    write_text(folder / "report.json", json.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")
+    draw_confusion(raw, run.class_names, folder / "confusion_matrix.png")
+    files = ["report.json", "confusion_matrix.png"]
+    if draw_mistakes(raw, found.dataset, run.preprocessing, run.class_names, folder / "mistakes.png"):
+        files.append("mistakes.png")
+    if found.points:
+        draw_resolutions(found.points, run.preprocessing.resolution, folder / "resolutions.png")
+        files.append("resolutions.png")
+    return files
+
+
+def score_values(evaluated: "Evaluated") -> dict[str, Any]:
+    return {
+        "weights": evaluated.weights,
+        "flip": evaluated.flip,
+        **asdict(evaluated.score),
+        "right": evaluated.right,
+        "calibration_error": evaluated.calibration_error,
+    }
+
+
+def print_for_people(found: "Found", files: list[Path], console: "Console") -> None:
+    console.print(score_table(found))
+    console.print(class_table(found.classes))
+    if found.points:
+        console.print(resolution_table(found))
+    verdict = found.verdict
+    colour = {"verified": "green", "failed": "red"}.get(verdict.status, "yellow")
+    console.print(Text(verdict.status, colour) + Text(f": {verdict.message}"), soft_wrap=True)
+    for image in verdict.changed[:MOST_SHOWN]:
+        console.print(
+            Text(f"  image {image.index} ({image.true}): was {image.logged}, now {image.now}"), soft_wrap=True
+        )
+    if len(verdict.changed) > MOST_SHOWN:
+        console.print(f"  and {len(verdict.changed) - MOST_SHOWN} more, all in report.json")
+    console.print(Text("\n".join(str(path) for path in files)), soft_wrap=True)
+
+
+def score_table(found: "Found") -> "Table":
+    run = found.run
+    title = f"{run.config.model.name} on {run.config.dataset.name}, {len(found.dataset.test):,} test images"
+    top5 = found.evaluated[0].score.top5 is not None  # measured above ten classes
+    table = new_table(title, ("weights",), ("top-1 %", *(["top-5 %"] if top5 else []), "loss", "calibration error"))
+    for evaluated in found.evaluated:
+        score = evaluated.score
+        table.add_row(
+            f"{evaluated.weights}, flip TTA" if evaluated.flip else evaluated.weights,
+            f"{score.top1:.2f}",
+            *([f"{score.top5:.2f}"] if top5 else []),
+            f"{score.loss:.4f}",
+            f"{evaluated.calibration_error:.2f} points",
+        )
+    return table
+
+
+def class_table(rows: "list[ClassScore]") -> "Table":
+    """scikit-learn's report; of many classes only those with the lowest F1."""
+    *classes, mean, weighted = rows
+    few = len(classes) <= MOST_SHOWN
+    shown = classes if few else sorted(classes, key=lambda row: row.f1)[:MOST_SHOWN]
+    title = "each class, in %" if few else f"the {MOST_SHOWN} classes with the lowest F1, in %"
+    table = new_table(title, ("class",), ("precision", "recall", "F1", "images"))
+    for row in (*shown, mean, weighted):
+        numbers = (f"{100 * value:.2f}" for value in (row.precision, row.recall, row.f1))
+        table.add_row(Text(row.name), *numbers, f"{row.images:,}")
+    return table
+
+
+def resolution_table(found: "Found") -> "Table":
+    table = new_table("other resolutions, same weights", ("resolution",), ("M MAdds", "top-1 %", "loss"))
+    for point in found.points:
+        own = " (trained at)" if point.resolution == found.run.preprocessing.resolution else ""
+        madds, score = f"{point.multiply_adds / 1e6:.2f}", point.score
+        table.add_row(f"{point.resolution}{own}", madds, f"{score.top1:.2f}", f"{score.loss:.4f}")
+    return table

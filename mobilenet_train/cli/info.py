@@ -1,0 +1,130 @@
+"""`mnet-info`: where a network's parameters and multiply-adds are."""
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mobilenet_train.cli.tool import (
+    Parser,
+    add_trust_argument,
+    main_of,
+    new_parser,
+    new_table,
+    print_json,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mobilenet_train.deploy.info import NetworkInfo
+    from mobilenet_train.models import Cost
+
+EXAMPLES = """\
+  mnet-info v3_small                              ImageNet's size: 224 pixels, 1000 classes
+  mnet-info v2 --width 0.5 --resolution 160
+  mnet-info v3_large --resolution 32 --classes 10 --stride-plan imagenet
+  mnet-info outputs/RUN --json
+"""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    main_of(parser(), run)
+
+
+def parser() -> Parser:
+    made = new_parser("mnet-info", "Shows where a network's parameters and multiply-adds are.", EXAMPLES)
+    made.add_argument("network", metavar="MODEL|RUN", help="v1, v2, v3_large, v3_small, a run folder or a checkpoint")
+    made.add_argument("--width", type=float, help="width multiplier; default: 1")
+    made.add_argument("--resolution", type=whole_number, metavar="PIXELS", help="default: 224, or the run's own")
+    made.add_argument("--classes", type=whole_number, metavar="N", help="default: 1000")
+    made.add_argument("--stride-plan", type=stride_plan, metavar="PLAN", help="auto (default), imagenet or a number")
+    add_trust_argument(made)
+    return made
+
+
+def stride_plan(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mobilenet_train.deploy.info import info
+
+    found = info(
+        arguments.network,
+        width=arguments.width,
+        resolution=arguments.resolution,
+        classes=arguments.classes,
+        stride_plan=arguments.stride_plan,
+        trust_factory=arguments.trust_factory,
+    )
+    if arguments.json:
+        print_json(as_json(found))
+    else:
+        print_tables(found)
+    return 0
+
+
+def as_json(found: "NetworkInfo") -> dict[str, Any]:
+    by_kind = {kind: asdict(cost) for kind, cost in found.by_kind.items()}
+    return {**asdict(found), "by_kind": by_kind, "megabytes": found.megabytes}
+
+
+def print_tables(found: "NetworkInfo") -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in (layer_table(found), kind_table(found), standard_table(found)):
+        console.print(table)
+    size = found.megabytes
+    console.print(f"size of the parameters: {size['fp32']:.2f} MB in fp32, {size['int8']:.2f} MB in int8")
+
+
+def layer_table(found: "NetworkInfo") -> "Table":
+    title = f"{found.name} at {found.resolution}x{found.resolution}; the stride is in pixels of the image"
+    table = new_table(title, ("layer", "kind", "output"), ("stride", "parameters", "M MAdds"))
+    for layer in found.layers:
+        if layer.kind == "batch-norm":
+            continue
+        kernel = f" {layer.kernel}x{layer.kernel}" if layer.kind == "depthwise" else ""
+        table.add_row(
+            layer.name,
+            layer.kind + kernel,
+            "x".join(map(str, layer.output)),
+            str(layer.stride or ""),
+            f"{layer.parameters:,}",
+            f"{layer.multiply_adds / 1e6:.3f}",
+        )
+    return table
+
+
+def kind_table(found: "NetworkInfo") -> "Table":
+    table = new_table("by kind of layer", ("kind",), ("parameters", "share", "M MAdds", "share"))
+    whole = found.cost
+    for kind, cost in {**found.by_kind, "all": whole}.items():
+        table.add_row(
+            kind,
+            f"{cost.parameters:,}",
+            f"{cost.parameters / whole.parameters:.2%}",
+            f"{cost.multiply_adds / 1e6:.2f}",
+            f"{cost.multiply_adds / whole.multiply_adds:.2%}",
+        )
+    return table
+
+
+def standard_table(found: "NetworkInfo") -> "Table | str":
+    """The network beside itself with standard convolutions."""
+    if found.standard is None:
+        return "no depthwise separable convolutions in it"
+    title = "with a standard convolution for each depthwise + pointwise pair"
+    table = new_table(title, ("network",), ("parameters", "M MAdds"))
+    rows: dict[str, Cost] = {"separable": found.cost, "standard": found.standard}
+    for name, cost in rows.items():
+        table.add_row(name, f"{cost.parameters:,}", f"{cost.multiply_adds / 1e6:.2f}")
+    times = (
+        found.standard.parameters / found.cost.parameters,
+        found.standard.multiply_adds / found.cost.multiply_adds,
+    )
+    table.add_row("times as much", *(f"{ratio:.2f}" for ratio in times))
+    return table

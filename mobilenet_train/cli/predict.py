@@ -1,0 +1,118 @@
+"""`mnet-predict`: what is in these pictures, in the opinion of a trained run."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+from mobilenet_train.cli.tool import (
+    Parser,
+    add_run_arguments,
+    main_of,
+    new_parser,
+    new_table,
+    runtime_of,
+    tell_of_warning,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from mobilenet_train.deploy.predict import Prediction
+
+EXAMPLES = """\
+  mnet-predict outputs/RUN elephant.jpg           Predicted: elephant (97.31 %), ...
+  mnet-predict outputs/RUN photos/ --csv > photos.csv
+  mnet-predict outputs/RUN 'photos/**/*.png' --json | jq .ranked[0]
+  curl -s https://example.org/cat.jpg | mnet-predict outputs/RUN -
+"""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    main_of(parser(), run)
+
+
+def parser() -> Parser:
+    about = "Names what is in pictures: the likeliest classes and their probabilities."
+    made = new_parser("mnet-predict", about, EXAMPLES)
+    add_run_arguments(made)
+    made.add_argument("pictures", metavar="IMAGE|FOLDER|GLOB|-", nargs="+", help="- reads one picture from stdin")
+    made.add_argument("--csv", action="store_true", help="print CSV, one line a picture (--json: JSON lines)")
+    made.add_argument("--top", type=whole_number, default=5, metavar="K", help="how many classes; default: 5")
+    made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")
+    made.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="pictures at once; default: 64")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit code 1 if a picture could not be read; the others are done all the same."""
+    from mobilenet_train.deploy.loading import load_run
+    from mobilenet_train.deploy.predict import Classifier, find_pictures
+    from mobilenet_train.errors import ConfigError
+
+    if arguments.csv and arguments.json:
+        raise ConfigError("--csv and --json both say how to print; give one")
+    files = find_pictures(arguments.pictures)
+    trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
+    tell_of_warning("mnet-predict", trained)
+    runtime = runtime_of(arguments, trained.config.device, threads=None)
+    classifier = Classifier(trained, runtime.device, runtime.memory_format)
+    found = tell_of_bad_ones(classifier.stream(files, arguments.top, arguments.batch_size))
+    if arguments.json:
+        bad = print_json_lines(found)
+    elif arguments.csv:
+        bad = print_csv(found, min(arguments.top, len(trained.class_names)))
+    else:
+        bad = print_for_people(list(found))
+    if bad and len(files) > 1:
+        print(f"mnet-predict: {bad} of {len(files)} pictures could not be read", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def tell_of_bad_ones(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":
+    for prediction in predictions:
+        if prediction.error is not None:
+            print(f"mnet-predict: {prediction.file} {prediction.error}", file=sys.stderr)
+        yield prediction
+
+
+def print_json_lines(predictions: "Iterator[Prediction]") -> int:
+    """One object a picture; returns how many have no prediction, as the other two do."""
+    bad = 0
+    for prediction in predictions:
+        ranked = [{"class": name, "probability": value} for name, value in prediction.ranked]
+        print(json.dumps({"file": prediction.file, "ranked": ranked, "error": prediction.error}, ensure_ascii=False))
+        bad += prediction.error is not None
+    return bad
+
+
+def print_csv(predictions: "Iterator[Prediction]", top: int) -> int:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
+    writer.writerow(["file", "error", *columns])
+    bad = 0
+    for prediction in predictions:
+        cells = [cell for name, value in prediction.ranked for cell in (name, f"{value:.6f}")]
+        writer.writerow([prediction.file, prediction.error or "", *(cells or [""] * len(columns))])
+        bad += prediction.error is not None
+    return bad
+
+
+def print_for_people(predictions: "list[Prediction]") -> int:
+    """One picture gets a line, several get a table."""
+    from rich.console import Console
+    from rich.text import Text
+
+    good = [prediction for prediction in predictions if prediction.error is None]
+    if len(predictions) == 1 and good:
+        print("Predicted:", ", ".join(f"{name} ({value:.2%})" for name, value in good[0].ranked))
+    elif good:
+        table = new_table("", ("picture", "predicted", "then"), ("probability",))
+        for prediction in good:
+            (name, value), *others = prediction.ranked
+            then = ", ".join(f"{other} {probability:.0%}" for other, probability in others)
+            table.add_row(Text(prediction.file), Text(name), Text(then), f"{value:.2%}")
+        Console().print(table)
+    return len(predictions) - len(good)

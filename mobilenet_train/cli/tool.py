@@ -1,0 +1,118 @@
+"""What the commands beside mnet-train share: arguments, the error contract, tables or JSON. Imports no torch."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mobilenet_train import __version__
+from mobilenet_train.cli.train import guarded
+from mobilenet_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mobilenet_train.config import DeviceConfig
+    from mobilenet_train.deploy.loading import TrainedRun
+    from mobilenet_train.runtime import Runtime
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are ConfigErrors, so that they look and exit as everywhere else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} ({self.prog} --help shows what is allowed)")
+
+
+def new_parser(program: str, about: str, examples: str) -> Parser:
+    """A parser with --version and --json; `examples` are shown as they are, one a line."""
+    parser = Parser(
+        prog=program,
+        description=about,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs instead of tables")
+    return parser
+
+
+def add_run_arguments(parser: Parser) -> None:
+    """RUN and what every command that runs a trained network takes."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, or one checkpoint file")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA if there is")
+    parser.add_argument("--threads", type=whole_number, metavar="N", help="threads on the CPU; default: as in training")
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: Parser) -> None:
+    parser.add_argument(
+        "--trust-factory",
+        action="store_true",
+        help="import and call the functions that a run of your own network or data set names",
+    )
+
+
+def whole_number(text: str) -> int:
+    """A number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def main_of(parser: Parser, command: Callable[[argparse.Namespace], int]) -> NoReturn:
+    """Parses the command line, runs the command and exits with its code: 2 for wrong use, 1 for a failure."""
+
+    def run() -> int:
+        try:
+            code = command(parser.parse_args())
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, `head` for instance, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        return code
+
+    try:
+        sys.exit(guarded(run, os.environ.get("HYDRA_FULL_ERROR") == "1", parser.prog))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def runtime_of(arguments: argparse.Namespace, config: "DeviceConfig", threads: int | None) -> "Runtime":
+    """The device and threads asked for on the command line, else CUDA if there is and `threads`.
+
+    Precision and layout are the run's; a reduced precision that the CPU lacks becomes fp32. Raises RunError.
+    """
+    from mobilenet_train import runtime
+
+    name = arguments.device
+    precision = config.precision if name == config.name else "auto"
+    asked = replace(config, name=name, threads=arguments.threads or threads, precision=precision)
+    return runtime.prepare(asked)
+
+
+def tell_of_warning(program: str, run: "TrainedRun") -> None:
+    """Says on stderr that a damaged checkpoint was passed over, if one was."""
+    if run.warning:
+        print(f"{program}: {run.warning}", file=sys.stderr)
+
+
+def print_json(values: Any) -> None:
+    print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def new_table(title: str, text: Sequence[str], numbers: Sequence[str]) -> "Table":
+    """An empty table narrow enough for 80 columns: `text` columns to the left, `numbers` to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in text:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

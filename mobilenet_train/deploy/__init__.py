@@ -1,0 +1,1 @@
+"""What comes after training: evaluate, predict, explain the cost."""

@@ -1,0 +1,26 @@
+"""The network that a configuration describes."""
+
+from dataclasses import asdict
+
+import torch
+from torch import nn
+
+from mobilenet_train.config import NetworkConfig, TrainConfig
+from mobilenet_train.errors import RunError
+from mobilenet_train.factory import call_factory
+from mobilenet_train.models.networks import NETWORKS
+from mobilenet_train.seeding import WEIGHTS, key
+
+
+def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
+    """The network of the configuration with weights drawn from the seed. Raises UserError if it can't be built."""
+    torch.manual_seed(key(config.seed, WEIGHTS))
+    sizes = {"num_classes": num_classes, "resolution": config.dataset.resolution}
+    if isinstance(config.model, NetworkConfig):
+        options = asdict(config.model)
+        return NETWORKS[options.pop("name")](**sizes, **options)
+    factory, args = config.model.factory, config.model.args  # type: ignore[attr-defined]
+    model = call_factory("model.factory", factory, **sizes, **args)
+    if not isinstance(model, nn.Module):
+        raise RunError(f"model.factory={factory} returned {type(model).__name__}; return a torch.nn.Module")
+    return model
