@@ -87,7 +87,7 @@ def nothing_fits(known: "list[Candidate]", arguments: argparse.Namespace) -> str
         return f"no network reaches --min-accuracy {arguments.min_accuracy:g}: the best published one has {best:g} %"
     near = min(good, key=lambda candidate: candidate.ms)
     name = f"{near.model} {near.width:g} at {near.resolution}"
-    return f"nothing fits --budget-ms {arguments.budget_ms:g}: the fastest that is good enough, {name}, takes {near.ms:.2f} ms"
+    return f"nothing fits --budget-ms {arguments.budget_ms:g}: {name}, the fastest good enough, takes {near.ms:.2f} ms"
 
 
 def as_json(known: "list[Candidate]", error: "PredictionError", choice: "Candidate | None") -> dict[str, Any]:

@@ -17,8 +17,6 @@ from mobilenet_train.deploy.runtimes import eager_logits, onnx_session, timed, t
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.models import NETWORKS, MobileNet
 
-CALIBRATION_IMAGES = 8  # of noise: enough to fix ranges, and the time does not depend on them
-
 
 @dataclass(frozen=True, order=True)
 class Setting:
@@ -71,7 +69,7 @@ class Bench:
         return [Row(setting, timings[setting], machine) for setting in settings]
 
     def _calls(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Call]]:
-        graphs: dict[tuple[str, float, int, str], bytes] = {}
+        graphs: dict[tuple[str, float, int], bytes] = {}
         for s in settings:
             images = noise(s.batch, s.resolution)
             if s.runtime == "train":
@@ -80,21 +78,16 @@ class Bench:
                 logits = eager_logits(self._network(s), self.device)
                 yield s, timed(logits, images.to(self.device), s.threads)
             else:
-                which = (s.model, s.width, s.resolution, s.runtime)
+                which = (s.model, s.width, s.resolution)
                 if which not in graphs:
-                    graphs[which] = self._graph(s)
-                yield s, timed_session(onnx_session(graphs[which], s.threads), images.numpy())
+                    graphs[which] = to_onnx(self._network(s), s.resolution, {})
+                graph = graphs[which] if s.runtime == "onnx" else quantise(graphs[which], [images])
+                yield s, timed_session(onnx_session(graph, s.threads), images.numpy())
 
     def _network(self, setting: Setting) -> MobileNet:
         torch.manual_seed(0)
         options = {"num_classes": self.classes, "resolution": setting.resolution, "width_mult": setting.width}
         return NETWORKS[setting.model](**options).eval().requires_grad_(False)
-
-    def _graph(self, setting: Setting) -> bytes:
-        graph = to_onnx(self._network(setting), setting.resolution, {})
-        if setting.runtime == "onnx":
-            return graph
-        return quantise(graph, [noise(CALIBRATION_IMAGES, setting.resolution)])
 
 
 def noise(batch: int, resolution: int) -> Tensor:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,23 @@ Properties = Mapping[str, str]
 
 
 @dataclass(frozen=True)
+class Source:
+    """What is exported: a trained network, and the images to calibrate and check it with."""
+
+    run: TrainedRun
+    dataset: Dataset
+
+    @cached_property
+    def onnx_graph(self) -> bytes:
+        return to_onnx(self.run.model, self.run.preprocessing.resolution, properties(self.run))
+
+
+@dataclass(frozen=True)
 class Format:
-    """How one kind of file is written and read back; `lossless` is one that has to compute the same logits."""
+    """How one kind of file is written and read back; a lossless one has to compute the same logits."""
 
     file: str
-    write: Callable[[TrainedRun, Properties, Dataset], bytes]
+    write: Callable[[Source], bytes]
     load: Callable[[Path, TrainedRun], tuple[Logits, Properties]]
     lossless: bool
 
@@ -76,12 +89,12 @@ def properties(run: TrainedRun) -> Properties:
 # --- the formats
 
 
-def _write_onnx(run: TrainedRun, labels: Properties, _: Dataset) -> bytes:
-    return to_onnx(run.model, run.preprocessing.resolution, labels)
+def _write_onnx(source: Source) -> bytes:
+    return source.onnx_graph
 
 
-def _write_int8(run: TrainedRun, labels: Properties, dataset: Dataset) -> bytes:
-    return quantise(_write_onnx(run, labels, dataset), calibration_batches(run, dataset.train))
+def _write_int8(source: Source) -> bytes:
+    return quantise(source.onnx_graph, calibration_batches(source.run, source.dataset.train))
 
 
 def calibration_batches(run: TrainedRun, train: Split) -> Iterator[Tensor]:
@@ -97,14 +110,15 @@ def _load_onnx(path: Path, _: TrainedRun) -> tuple[Logits, Properties]:
     return onnx_logits(session), session.get_modelmeta().custom_metadata_map
 
 
-def _write_torchscript(run: TrainedRun, labels: Properties, _: Dataset) -> bytes:
+def _write_torchscript(source: Source) -> bytes:
     """Traced and frozen. PyTorch advises against TorchScript for new work; older phones' apps load nothing else."""
+    run = source.run
     images = torch.zeros(1, 3, run.preprocessing.resolution, run.preprocessing.resolution)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that advice, once a call
         traced = torch.jit.freeze(torch.jit.trace(run.model, images))
-        torch.jit.save(traced, buffer, _extra_files=dict(labels))
+        torch.jit.save(traced, buffer, _extra_files=dict(properties(run)))
     return buffer.getvalue()
 
 
@@ -116,10 +130,10 @@ def _load_torchscript(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
     return eager_logits(model, CPU), {name: value.decode() for name, value in read.items()}
 
 
-def _write_safetensors(run: TrainedRun, labels: Properties, _: Dataset) -> bytes:
+def _write_safetensors(source: Source) -> bytes:
     safetensors = require("safetensors.torch")
-    weights = {name: value.contiguous() for name, value in run.model.state_dict().items()}
-    return safetensors.save(weights, metadata=dict(labels))
+    weights = {name: value.contiguous() for name, value in source.run.model.state_dict().items()}
+    return safetensors.save(weights, metadata=dict(properties(source.run)))
 
 
 def _load_safetensors(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
@@ -153,6 +167,7 @@ def export(run: TrainedRun, dataset: Dataset, formats: Sequence[str], folder: Pa
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     itself = eager_logits(deepcopy(run.model), CPU)
+    source = Source(run, dataset)
     reference = all_logits(itself, dataset.test, run.preprocessing)
     weights = sum(value.nbytes for value in run.model.state_dict().values())
     results = [Checked("pytorch", weights, top1(reference, dataset.test), 0.0, 0.0, {})]
@@ -162,7 +177,7 @@ def export(run: TrainedRun, dataset: Dataset, formats: Sequence[str], folder: Pa
         unchecked = path.with_name(f"unchecked_{path.name}")
         try:
             with writing(unchecked):
-                unchecked.write_bytes(FORMATS[name].write(run, properties(run), dataset))
+                unchecked.write_bytes(FORMATS[name].write(source))
             checked, logits = check(name, unchecked, run, dataset.test, reference)
             if checked.drop <= max_drop:
                 unchecked.replace(path)
