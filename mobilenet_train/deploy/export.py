@@ -111,7 +111,7 @@ def _load_onnx(path: Path, _: TrainedRun) -> tuple[Logits, Properties]:
 
 
 def _write_torchscript(source: Source) -> bytes:
-    """Traced and frozen. PyTorch advises against TorchScript for new work; older phones' apps load nothing else."""
+    """Traced and frozen. PyTorch advises torch.export for new work, which a program built on TorchScript can't load."""
     run = source.run
     images = torch.zeros(1, 3, run.preprocessing.resolution, run.preprocessing.resolution)
     buffer = io.BytesIO()
@@ -197,7 +197,8 @@ def check(name: str, path: Path, run: TrainedRun, test: Split, reference: Tensor
     try:
         logits, read = kind.load(path, run)
     except Exception as error:  # each runtime has its own kinds of them
-        raise RunError(f"{path} can't be loaded as {name}: {str(error).strip().splitlines()[0]}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(f"{path} can't be loaded as {name}: {reason}") from error
     result = all_logits(logits, test, agreed_preprocessing(path, read, run))
     difference = float((result - reference).abs().max())
     if kind.lossless and not difference <= TOLERANCE * float(reference.abs().max()):  # so that NaN is caught too

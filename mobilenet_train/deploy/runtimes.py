@@ -13,16 +13,13 @@ from mobilenet_train.errors import RunError
 
 Logits = Callable[[Tensor], Tensor]  # (N, 3, R, R) fp32 -> (N, classes) fp32
 
-EXTRAS = {"onnx": "export", "onnxruntime": "export", "onnxscript": "export", "safetensors": "export"}
-
 
 def require(package: str) -> Any:
-    """The module `package`. Raises RunError that says which extra brings it."""
+    """A module of the extra `export`. Raises RunError that says so if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        extra = EXTRAS[package.partition(".")[0]]
-        raise RunError(f"this needs {package}, which is not installed: pip install 'mnet-train[{extra}]'") from error
+        raise RunError(f"this needs {package}, which is not installed: pip install 'mnet-train[export]'") from error
 
 
 def eager_logits(model: nn.Module, device: torch.device) -> Logits:
