@@ -1,6 +1,7 @@
 """`mnet-export`: every file is loaded by its own runtime and computes what the network does; wrong ones are caught."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from mobilenet_train.cli import export as command
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.deploy.evaluate import load_test_data
-from mobilenet_train.deploy.export import FORMATS, DeployRow, all_logits, check, export
+from mobilenet_train.deploy.export import FORMATS, DeployRow, Source, all_logits, check, export, properties
 from mobilenet_train.deploy.loading import TrainedRun, load_run
 from mobilenet_train.deploy.runtimes import eager_logits, require
 from mobilenet_train.errors import RunError
 
 pytest.importorskip("onnxruntime")
+save = pytest.importorskip("safetensors.torch").save
 Tool = Callable[..., int]
 
 
@@ -134,27 +136,25 @@ def test_other_labels_are_caught(exported: Exported) -> None:
 
 
 def test_an_export_that_loses_too_much_fails_loudly_and_is_not_kept(
-    run: Path, tool: Tool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path, exported: Exported, tool: Tool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forgetful = replace(FORMATS["safetensors"], write=spoiled, lossless=False)
-    monkeypatch.setitem(FORMATS, "safetensors", forgetful)
+    answers = exported.reference.argmax(1)
+    all_right = replace(exported.dataset, test=replace(exported.dataset.test, labels=answers))
+    rarest = int(answers.bincount(minlength=10).argmin())
+
+    def one_answer(source: Source) -> bytes:
+        weights = {name: value.clone() for name, value in source.run.model.state_dict().items()}
+        weights["classifier.3.bias"][rarest] = 1e6
+        return save(weights, metadata=dict(properties(source.run)))
+
+    monkeypatch.setattr("mobilenet_train.deploy.evaluate.load_test_data", lambda *_: all_right)
+    monkeypatch.setitem(FORMATS, "safetensors", replace(FORMATS["safetensors"], write=one_answer, lossless=False))
+    monkeypatch.setattr("mobilenet_train.deploy.export.fp32_operators", lambda _: {})
     assert tool("mnet-export", run, "--to", "safetensors", "--max-drop", 2) == 1
     out, err = capsys.readouterr()
     assert "deploy table" in out
     assert "--max-drop allows 2: not kept" in err
     assert list((run / "export").iterdir()) == []
-
-
-def spoiled(source: object) -> bytes:
-    """Weights of a network that always gives the class with the fewest test images."""
-    from safetensors.torch import save
-
-    run, test = source.run, source.dataset.test  # type: ignore[attr-defined]
-    weights = {name: value.clone() for name, value in run.model.state_dict().items()}
-    weights["classifier.3.bias"][int(test.labels.bincount().argmin())] = 1e6
-    from mobilenet_train.deploy.export import properties
-
-    return save(weights, metadata=dict(properties(run)))
 
 
 def test_the_command_writes_into_the_run_and_prints_the_table(
@@ -177,6 +177,6 @@ def test_wrong_use_is_refused_by_name(
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RunError, match=r"onnxruntime, which is not installed: pip install 'mnet-train\[export\]'"):
         require("onnxruntime")
