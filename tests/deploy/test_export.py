@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,14 @@ class Exported:
 
     def check(self, name: str, path: Path) -> None:
         check(name, path, self.run, self.dataset.test, self.reference)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_timings() -> Iterator[None]:
+    """That a latency is given is tested here, not how exact it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +151,7 @@ def test_an_export_that_loses_too_much_fails_loudly_and_is_not_kept(
     rarest = int(answers.bincount(minlength=10).argmin())
 
     def one_answer(source: Source) -> bytes:
-        weights = {name: value.clone() for name, value in source.run.model.state_dict().items()}
+        weights = {name: value.clone().contiguous() for name, value in source.run.model.state_dict().items()}
         weights["classifier.3.bias"][rarest] = 1e6
         return save(weights, metadata=dict(properties(source.run)))
 
