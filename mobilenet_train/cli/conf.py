@@ -2,6 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mobilenet_train.config import TrainConfig
 
 GROUPS = ("model", "dataset", "optim", "augment", "device", "experiment")
 
@@ -30,6 +34,19 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
+
+
+def compose_config(*overrides: str) -> "TrainConfig":
+    """The checked configuration that `mnet-train OVERRIDES` would run. Raises ConfigError."""
+    from hydra import compose, initialize_config_dir
+
+    from mobilenet_train.config import check, register_schemas, to_config
+
+    register_schemas()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = to_config(compose("train", overrides=list(overrides)))
+    check(config)
+    return config
 
 
 def help_text(user_conf: Path | None = None) -> str:

@@ -86,7 +86,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # 1x1 convolutions by name and shape, as torchvision's; as products on (N, C) they run faster.
-        means, x = _MeansAndMaps.apply(x)
+        means, x = _MeansAndMaps.apply(x) if x.requires_grad else (x.mean((2, 3)), x)  # exporters know no Function
         squeezed = F.relu(F.linear(means, self.fc1.weight.flatten(1), self.fc1.bias))
         scale = F.hardsigmoid(F.linear(squeezed, self.fc2.weight.flatten(1), self.fc2.bias))
         return x * scale[:, :, None, None]

@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from mobilenet_train.cli import evaluate, info, predict
+from mobilenet_train.cli import bench, evaluate, export, info, plan, predict
 from mobilenet_train.training import checkpoint
 
-MAINS = {"mnet-eval": evaluate.main, "mnet-predict": predict.main, "mnet-info": info.main}
+MAINS = {  # those that take a run
+    "mnet-eval": evaluate.main,
+    "mnet-predict": predict.main,
+    "mnet-info": info.main,
+    "mnet-export": export.main,
+}
+WITHOUT_RUN = {"mnet-bench": bench.main, "mnet-plan": plan.main}
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
-            MAINS[name]()
+            (MAINS | WITHOUT_RUN)[name]()
         return int(exit_.value.code or 0)
 
     return call

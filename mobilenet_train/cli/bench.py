@@ -1,0 +1,225 @@
+"""`mnet-bench`: how fast the networks are on this machine."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from mobilenet_train.cli.tool import Parser, main_of, new_parser, new_table, print_json, whole_number
+from mobilenet_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mobilenet_train.deploy.bench import Bench, Change, Row, Setting
+    from mobilenet_train.deploy.latency import Call
+
+MODELS = ("v1", "v2", "v3_large", "v3_small")
+RUNTIMES = ("eager", "onnx", "onnx-int8", "train")
+CHANGED = 1.1  # a median that moved by less than a tenth is what one machine does from hour to hour
+
+EXAMPLES = """\
+  mnet-bench                                                  the four networks at 224 pixels, batch 1, one thread
+  mnet-bench --model v2 --width 0.5,1 --resolution 96,224 --batch 1,32
+  mnet-bench --runtime eager,onnx,onnx-int8 --csv before.csv
+  mnet-bench --runtime train --resolution 32 --classes 10 --batch 128 --threads 2
+  mnet-bench --compare before.csv after.csv
+"""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    main_of(parser(), run)
+
+
+def parser() -> Parser:
+    about = "Times networks on this machine: every combination of what is given, taking turns."
+    made = new_parser("mnet-bench", about, EXAMPLES)
+    made.add_argument("--model", type=list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four")
+    made.add_argument("--width", type=numbers, default=[1.0], metavar="LIST", help="width multipliers; default: 1")
+    made.add_argument("--resolution", type=whole_numbers, default=[224], metavar="LIST", help="pixels; default: 224")
+    made.add_argument("--batch", type=whole_numbers, default=[1], metavar="LIST", help="images at once; default: 1")
+    made.add_argument("--threads", type=whole_numbers, default=[1], metavar="LIST", help="on the CPU; default: 1")
+    runtimes = "eager (PyTorch), onnx, onnx-int8 (onnxruntime), train (a whole training step); default: eager"
+    made.add_argument("--runtime", type=list_of(RUNTIMES), default=["eager"], metavar="NAMES", help=runtimes)
+    made.add_argument("--classes", type=whole_number, default=1000, metavar="N", help="default: 1000")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch computes; default: cpu")
+    made.add_argument("--seconds", type=positive, default=2.0, metavar="S", help="of each; default: 2")
+    made.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
+    made.add_argument("--compare", nargs=2, type=Path, metavar="CSV", help="times nothing: holds two tables together")
+    return made
+
+
+def list_of(allowed: tuple[str, ...]) -> "argparse._ActionType":
+    """A list of names out of `allowed`, for argparse."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r} is unknown; choose from: {', '.join(allowed)}")
+        return names
+
+    return read
+
+
+def numbers(text: str) -> list[float]:
+    return [positive(number) for number in text.split(",")]
+
+
+def whole_numbers(text: str) -> list[int]:
+    return [whole_number(number) for number in text.split(",")]
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mobilenet_train.deploy.bench import all_settings, as_dict, write_csv
+
+    if arguments.compare:
+        return show_changes(arguments)
+    check_runtimes(arguments.runtime, arguments.device)
+    settings = all_settings(
+        arguments.model,
+        arguments.width,
+        arguments.resolution,
+        arguments.batch,
+        arguments.threads,
+        arguments.runtime,
+    )
+    rows = new_bench(arguments.classes, arguments.device).run(settings, arguments.seconds)
+    if arguments.csv:
+        write_csv(rows, arguments.csv)
+    if arguments.json:
+        print_json([as_dict(row) for row in rows])
+    else:
+        print_rows(rows)
+    return 0
+
+
+def check_runtimes(runtimes: list[str], device: str) -> None:
+    """Refuses onnxruntime on another device than the CPU. Raises ConfigError."""
+    for name in runtimes:
+        if name.startswith("onnx") and device != "cpu":
+            raise ConfigError(
+                f"--runtime {name} is measured on the CPU only; --device {device} goes with eager or train"
+            )
+
+
+def new_bench(classes: int, device: str) -> "Bench":
+    """What times settings. Raises RunError if the device is not there."""
+    import torch
+
+    from mobilenet_train.deploy.bench import Bench
+    from mobilenet_train.runtime import keep_freed_memory
+
+    if device == "cuda" and not torch.cuda.is_available():
+        from mobilenet_train.errors import RunError
+
+        raise RunError("--device cuda was asked for, but torch sees no CUDA device")
+    keep_freed_memory()
+    return Bench(classes, torch.device(device), lambda setting: training_step(setting, classes, device))
+
+
+def training_step(setting: "Setting", classes: int, device: str) -> "Call":
+    """One update by the trainer itself, batch and augmentation included, on a data set of noise."""
+    import torch
+
+    from mobilenet_train.cli.conf import compose_config
+    from mobilenet_train.cli.prepare import prepare_run
+    from mobilenet_train.training.step import train_update
+
+    config = compose_config(
+        f"model={setting.model}",
+        f"model.width_mult={setting.width}",
+        "dataset=custom",
+        "dataset.factory=mobilenet_train.deploy.bench:noise_images",
+        f"+dataset.args.count={setting.batch}",
+        f"+dataset.args.size={setting.resolution}",
+        f"+dataset.args.classes={classes}",
+        f"dataset.resolution={setting.resolution}",
+        f"batch_size={setting.batch}",
+        f"device={device}",
+        f"device.threads={setting.threads}",
+    )
+    prepared = prepare_run(config)
+
+    def step() -> None:
+        if torch.get_num_threads() != setting.threads:
+            torch.set_num_threads(setting.threads)
+        train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+        prepared.state.sums.score()  # waits for the device
+
+    return step
+
+
+def print_rows(rows: "list[Row]") -> None:
+    from rich.console import Console
+
+    title = f"latency and throughput\n{rows[0].machine}"
+    numbers = ("width", "pixels", "batch", "threads", "median ms", "p95 ms", "images/s")
+    table = new_table(title, ("network", "runtime"), numbers)
+    for row in rows:
+        s, t = row.setting, row.timing
+        table.add_row(
+            s.model,
+            s.runtime,
+            f"{s.width:g}",
+            str(s.resolution),
+            str(s.batch),
+            str(s.threads),
+            f"{t.median_ms:.2f}",
+            f"{t.p95_ms:.2f}",
+            f"{row.images_per_second:.1f}",
+        )
+    Console().print(table)
+
+
+def show_changes(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from mobilenet_train.deploy.bench import compare, read_csv
+
+    before, after = (read_csv(path) for path in arguments.compare)
+    changes = compare(before, after)
+    if arguments.json:
+        print_json([{**asdict(change), "ratio": change.ratio} for change in changes])
+        return 0
+    console = Console()
+    console.print(change_table(changes, *arguments.compare))
+    machines = {row.machine for row in (*before, *after)}
+    if len(machines) > 1:
+        console.print("the tables are from different machines or versions:", *sorted(machines), sep="\n  ")
+    return 0
+
+
+def change_table(changes: "list[Change]", before: Path, after: Path) -> "Table":
+    title = f"{before} -> {after}: {len(changes)} settings that both have"
+    numbers = ("width", "pixels", "batch", "threads", "before ms", "after ms", "change")
+    table = new_table(title, ("network", "runtime"), (*numbers, ""))
+    for change in changes:
+        s, ratio = change.setting, change.ratio
+        verdict = "slower" if ratio > CHANGED else "faster" if ratio < 1 / CHANGED else ""
+        table.add_row(
+            s.model,
+            s.runtime,
+            f"{s.width:g}",
+            str(s.resolution),
+            str(s.batch),
+            str(s.threads),
+            f"{change.before.median_ms:.2f}",
+            f"{change.after.median_ms:.2f}",
+            f"{ratio - 1:+.1%}",
+            verdict,
+        )
+    return table

@@ -1,0 +1,123 @@
+"""`mnet-export`: a trained network for other runtimes, each file checked on the whole test set."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mobilenet_train.cli.bench import list_of
+from mobilenet_train.cli.tool import (
+    Parser,
+    add_trust_argument,
+    main_of,
+    new_parser,
+    new_table,
+    print_json,
+    tell_of_warning,
+)
+from mobilenet_train.errors import RunError
+
+if TYPE_CHECKING:
+    from mobilenet_train.deploy.export import DeployRow
+
+FORMATS = ("onnx", "onnx-int8", "torchscript", "safetensors")
+
+EXAMPLES = """\
+  mnet-export outputs/RUN                                     RUN/export/model.onnx
+  mnet-export outputs/RUN --to onnx,onnx-int8 --max-drop 0.5
+  mnet-export outputs/RUN --to safetensors --weights ema --out DIR
+"""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    main_of(parser(), run)
+
+
+def parser() -> Parser:
+    about = "Writes a trained network for other runtimes and checks each file there on the whole test set."
+    made = new_parser("mnet-export", about, EXAMPLES)
+    made.add_argument("run", metavar="RUN", help="a run folder, or one checkpoint file")
+    formats = f"one or several of: {', '.join(FORMATS)}; default: onnx"
+    made.add_argument("--to", type=list_of(FORMATS), default=["onnx"], metavar="FORMATS", help=formats)
+    made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")
+    drop = "points of top-1 that an export may lose to fp32; default: 1"
+    made.add_argument("--max-drop", type=points, default=1.0, metavar="POINTS", help=drop)
+    made.add_argument("--data", metavar="DIR", help="where the run's data set lies now (dataset.root)")
+    made.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export")
+    add_trust_argument(made)
+    return made
+
+
+def points(text: str) -> float:
+    """A number from 0 to 100, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
+    return number
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mobilenet_train.deploy.evaluate import load_test_data
+    from mobilenet_train.deploy.export import export
+    from mobilenet_train.deploy.loading import load_run
+
+    trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
+    tell_of_warning("mnet-export", trained)
+    dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
+    folder = arguments.out.expanduser() if arguments.out else trained.folder / "export"
+    rows = export(trained, dataset, arguments.to, folder, arguments.max_drop)
+    if arguments.json:
+        print_json([as_dict(row, folder, arguments.max_drop) for row in rows])
+    else:
+        print_rows(rows, folder, arguments.max_drop)
+    lost = [row.checked for row in rows if row.checked.drop > arguments.max_drop]
+    if lost:
+        drops = ", ".join(f"{checked.format} loses {checked.drop:.2f} points" for checked in lost)
+        raise RunError(f"{drops} of top-1, --max-drop allows {arguments.max_drop:g}: not kept")
+    return 0
+
+
+def file_of(row: "DeployRow", folder: Path, max_drop: float) -> Path | None:
+    """Where an export lies; None for the network itself and for what was not kept."""
+    from mobilenet_train.deploy.export import FORMATS
+
+    kept = row.checked.format in FORMATS and row.checked.drop <= max_drop
+    return folder / FORMATS[row.checked.format].file if kept else None
+
+
+def as_dict(row: "DeployRow", folder: Path, max_drop: float) -> dict[str, Any]:
+    file = file_of(row, folder, max_drop)
+    return {**asdict(row.checked), "latency": asdict(row.timing), "file": str(file) if file else None}
+
+
+def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from mobilenet_train.deploy.latency import describe_machine
+
+    console = Console()
+    table = new_table("deploy table", ("format",), ("MB", "median ms", "p95 ms", "top-1 %", "drop", "logits differ by"))
+    for row in rows:
+        checked, timing = row.checked, row.timing
+        table.add_row(
+            checked.format,
+            f"{checked.bytes / 1e6:.2f}",
+            f"{timing.median_ms:.2f}",
+            f"{timing.p95_ms:.2f}",
+            f"{checked.top1:.2f}",
+            f"{checked.drop:.2f}",
+            f"{checked.difference:.2g}",
+        )
+    console.print(table)
+    console.print(Text(f"latency: one image, one thread; {describe_machine()}"), soft_wrap=True)
+    for row in rows:
+        if row.checked.fp32_operators:
+            left = ", ".join(f"{count} {kind}" for kind, count in sorted(row.checked.fp32_operators.items()))
+            console.print(Text(f"{row.checked.format}: in fp32 are {left}"), soft_wrap=True)
+        if file := file_of(row, folder, max_drop):
+            console.print(Text(str(file)), soft_wrap=True)

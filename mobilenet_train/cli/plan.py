@@ -1,0 +1,144 @@
+"""`mnet-plan`: which network to train for a latency budget on this machine."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mobilenet_train.cli.bench import MODELS, RUNTIMES, check_runtimes, list_of, new_bench, positive, whole_numbers
+from mobilenet_train.cli.tool import Parser, main_of, new_parser, new_table, print_json, whole_number
+from mobilenet_train.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from mobilenet_train.deploy.plan import Candidate, PredictionError
+
+EXAMPLES = """\
+  mnet-plan --budget-ms 8
+  mnet-plan --budget-ms 20 --runtime onnx-int8 --min-accuracy 65
+  mnet-plan --budget-ms 5 --resolution 32 --classes 10 --picture plan.png
+"""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    main_of(parser(), run)
+
+
+def parser() -> Parser:
+    about = (
+        "Chooses a network, width and resolution for a latency budget (batch 1): some are measured on this machine, "
+        "the others predicted from those; accuracy is what was published for ImageNet."
+    )
+    made = new_parser("mnet-plan", about, EXAMPLES)
+    made.add_argument("--budget-ms", type=positive, required=True, metavar="MS", help="the most one image may take")
+    made.add_argument("--model", type=list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four")
+    pixels = "pixels; default: 96,128,160,192,224. With a single one, networks are ranked by what they reach at 224"
+    made.add_argument("--resolution", type=whole_numbers, metavar="LIST", help=pixels)
+    made.add_argument("--classes", type=whole_number, default=1000, metavar="N", help="default: 1000")
+    accuracy = "the least published top-1; default: any"
+    made.add_argument("--min-accuracy", type=positive, default=0.0, metavar="PERCENT", help=accuracy)
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    made.add_argument("--threads", type=whole_number, default=1, metavar="N", help="on the CPU; default: 1")
+    runtimes = RUNTIMES[:-1]
+    made.add_argument("--runtime", choices=runtimes, default="eager", help="default: eager (PyTorch)")
+    made.add_argument("--seconds", type=positive, default=0.5, metavar="S", help="of each measurement; default: 0.5")
+    made.add_argument("--picture", type=Path, metavar="FILE", help="draw accuracy over latency there (PNG)")
+    made.add_argument("--all", action="store_true", help="list every candidate, not the Pareto front alone")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mobilenet_train.deploy.bench import Setting
+    from mobilenet_train.deploy.latency import Timing
+    from mobilenet_train.deploy.plan import RESOLUTIONS, candidates, choose, draw, with_latency
+
+    check_runtimes([arguments.runtime], arguments.device)
+    bench = new_bench(arguments.classes, arguments.device)
+
+    def measure(chosen: "Sequence[Candidate]") -> list[Timing]:
+        settings = [Setting(c.model, c.width, c.resolution, 1, arguments.threads, arguments.runtime) for c in chosen]
+        return [row.timing for row in bench.run(settings, arguments.seconds)]
+
+    found = candidates(arguments.model, arguments.resolution or RESOLUTIONS, arguments.classes)
+    known, error = with_latency(found, measure)
+    known, choice = choose(known, arguments.budget_ms, arguments.min_accuracy, measure)
+    if arguments.picture:
+        draw(known, arguments.budget_ms, arguments.picture)
+    if arguments.json:
+        print_json(as_json(known, error, choice))
+    else:
+        print_plan(known, error, arguments)
+    if choice is None:
+        raise RunError(nothing_fits(known, arguments))
+    if not arguments.json:
+        print(f"within {arguments.budget_ms:g} ms, by a measurement of {choice.ms:.2f} ms:\n  {choice.command}")
+    return 0
+
+
+def nothing_fits(known: "list[Candidate]", arguments: argparse.Namespace) -> str:
+    """Names what comes nearest."""
+    good = [c for c in known if c.published and c.published.top1 >= arguments.min_accuracy]
+    if not good:
+        best = max(c.published.top1 for c in known if c.published)
+        return f"no network reaches --min-accuracy {arguments.min_accuracy:g}: the best published one has {best:g} %"
+    near = min(good, key=lambda candidate: candidate.ms)
+    name = f"{near.model} {near.width:g} at {near.resolution}"
+    return f"nothing fits --budget-ms {arguments.budget_ms:g}: {name}, the fastest good enough, takes {near.ms:.2f} ms"
+
+
+def as_json(known: "list[Candidate]", error: "PredictionError", choice: "Candidate | None") -> dict[str, Any]:
+    from mobilenet_train.deploy.latency import describe_machine
+    from mobilenet_train.deploy.plan import pareto_front
+
+    def values(candidate: "Candidate") -> dict[str, Any]:
+        return {key: value for key, value in asdict(candidate).items() if key != "work"}
+
+    return {
+        "machine": describe_machine(),
+        "prediction_error": asdict(error),
+        "candidates": [values(candidate) for candidate in known],
+        "pareto_front": [values(candidate) for candidate in pareto_front(known)],
+        "choice": values(choice) if choice else None,
+        "command": choice.command if choice else None,
+    }
+
+
+def print_plan(known: "list[Candidate]", error: "PredictionError", arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from mobilenet_train.deploy.latency import describe_machine
+    from mobilenet_train.deploy.plan import pareto_front
+
+    console = Console()
+    console.print(describe_machine(), f"{arguments.runtime}, batch 1, {arguments.threads} threads", sep="\n")
+    if arguments.all:
+        console.print(candidate_table("all candidates", sorted(known, key=lambda candidate: candidate.ms)))
+    console.print(candidate_table("Pareto front", pareto_front(known)))
+    console.print(
+        f"predictions (~) are off by {error.median:.0%} in the median and {error.worst:.0%} at worst, "
+        f"for each of {error.measured} measured networks from the others",
+        soft_wrap=True,
+    )
+
+
+def candidate_table(title: str, rows: "list[Candidate]") -> "Table":
+    published = "top-1 (ImageNet) and Pixel 1 (ms on that phone) are published numbers"
+    numbers = ("width", "pixels", "parameters", "MAdds (M)", "ms here", "top-1", "Pixel 1")
+    table = new_table(f"{title}; {published}", ("network",), numbers)
+    for c in rows:
+        phone = c.published.pixel1_ms if c.published else None
+        table.add_row(
+            c.model,
+            f"{c.width:g}",
+            str(c.resolution),
+            f"{c.parameters:,}",
+            f"{c.multiply_adds / 1e6:.1f}",
+            f"{c.ms:.2f}" if c.measured else f"~{c.ms:.2f}",
+            f"{c.published.top1:.1f}" if c.published else "",
+            f"{phone:.1f}" if phone else "",
+        )
+    return table

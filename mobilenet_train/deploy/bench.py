@@ -1,0 +1,177 @@
+"""Latency and throughput of networks on this machine, for every width, resolution, batch, thread count and runtime."""
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobilenet_train.data import ImageData
+from mobilenet_train.deploy.latency import Call, Timing, describe_machine, measure
+from mobilenet_train.deploy.onnx_graph import quantise, to_onnx
+from mobilenet_train.deploy.runtimes import eager_logits, onnx_session, timed, timed_session
+from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.models import NETWORKS, MobileNet
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What is timed: one network in one runtime."""
+
+    model: str
+    width: float
+    resolution: int
+    batch: int
+    threads: int
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting and what was measured of it."""
+
+    setting: Setting
+    timing: Timing
+    machine: str
+
+    @property
+    def images_per_second(self) -> float:
+        return 1000 * self.setting.batch / self.timing.median_ms
+
+
+TrainingStep = Callable[[Setting], Call]  # one update of a setting's network, ready to be timed
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Makes settings into functions to be timed.
+
+    device: where PyTorch computes ("cpu", "cuda"); onnxruntime is only used on the CPU.
+    training_step: makes what the runtime "train" times.
+    """
+
+    classes: int
+    device: torch.device
+    training_step: TrainingStep
+
+    def run(self, settings: Sequence[Setting], seconds: float) -> list[Row]:
+        """Times all settings for about `seconds` each, taking turns. Raises RunError if a runtime is not installed."""
+        threads = torch.get_num_threads()
+        try:
+            timings = measure(dict(self._calls(settings)), seconds)
+        finally:
+            torch.set_num_threads(threads)
+        machine = describe_machine()
+        return [Row(setting, timings[setting], machine) for setting in settings]
+
+    def _calls(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Call]]:
+        graphs: dict[tuple[str, float, int], bytes] = {}
+        for s in settings:
+            images = noise(s.batch, s.resolution)
+            if s.runtime == "train":
+                yield s, self.training_step(s)
+            elif s.runtime == "eager":
+                logits = eager_logits(self._network(s), self.device)
+                yield s, timed(logits, images.to(self.device), s.threads)
+            else:
+                which = (s.model, s.width, s.resolution)
+                if which not in graphs:
+                    graphs[which] = to_onnx(self._network(s), s.resolution, {})
+                graph = graphs[which] if s.runtime == "onnx" else quantise(graphs[which], [images])
+                yield s, timed_session(onnx_session(graph, s.threads), images.numpy())
+
+    def _network(self, setting: Setting) -> MobileNet:
+        torch.manual_seed(0)
+        options = {"num_classes": self.classes, "resolution": setting.resolution, "width_mult": setting.width}
+        return NETWORKS[setting.model](**options).eval().requires_grad_(False)
+
+
+def noise(batch: int, resolution: int) -> Tensor:
+    """Inputs (batch, 3, resolution, resolution); what the images show does not change how long they take."""
+    return torch.randn(batch, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+
+
+def noise_images(count: int, size: int, classes: int) -> ImageData:
+    """A data set of noise, for timing training steps: `count` training images, two for testing."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count + 2, size, size, 3), dtype=np.uint8)
+    labels = np.arange(count + 2) % classes
+    return ImageData(images[2:], labels[2:], images[:2], labels[:2], [str(name) for name in range(classes)])
+
+
+def all_settings(
+    models: Sequence[str],
+    widths: Sequence[float],
+    resolutions: Sequence[int],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    runtimes: Sequence[str],
+) -> list[Setting]:
+    """Every combination."""
+    return [Setting(*values) for values in product(models, widths, resolutions, batches, threads, runtimes)]
+
+
+# --- tables in files
+
+COLUMNS = (*(field.name for field in fields(Setting)), "median_ms", "p95_ms", "calls", "images_per_second", "machine")
+
+
+def as_dict(row: Row) -> dict[str, str | int | float]:
+    rate = round(row.images_per_second, 2)
+    values = {**asdict(row.setting), **asdict(row.timing), "images_per_second": rate, "machine": row.machine}
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """One line for each row. Raises RunError if the file can't be written."""
+    try:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(as_dict(row) for row in rows)
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror}") from error
+
+
+def read_csv(path: Path) -> list[Row]:
+    """What `write_csv` wrote. Raises RunError if it can't be read or is something else."""
+    try:
+        with path.open(newline="") as file:
+            return [_row(values) for values in csv.DictReader(file)]
+    except OSError as error:
+        raise RunError(f"{path} can't be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is not a table of mnet-bench ({type(error).__name__}: {error})") from error
+
+
+def _row(values: dict[str, str]) -> Row:
+    setting = Setting(**{field.name: field.type(values[field.name]) for field in fields(Setting)})  # type: ignore[operator]
+    timing = Timing(float(values["median_ms"]), float(values["p95_ms"]), int(values["calls"]))
+    return Row(setting, timing, values["machine"])
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting in two tables."""
+
+    setting: Setting
+    before: Timing
+    after: Timing
+
+    @property
+    def ratio(self) -> float:
+        """Latency after as a multiple of before."""
+        return self.after.median_ms / self.before.median_ms
+
+
+def compare(before: Sequence[Row], after: Sequence[Row]) -> list[Change]:
+    """The settings that both tables have, in the order of the second. Raises ConfigError if there is none."""
+    old = {row.setting: row.timing for row in before}
+    changes = [Change(row.setting, old[row.setting], row.timing) for row in after if row.setting in old]
+    if not changes:
+        raise ConfigError("the two tables have no setting in common")
+    return changes

@@ -1,0 +1,238 @@
+"""A trained network written for another runtime, loaded there again, and checked on the whole test set."""
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilenet_train import __version__
+from mobilenet_train.data.batches import EvalBatches
+from mobilenet_train.data.images import Dataset, Preprocessing, Split, stratified_sample
+from mobilenet_train.deploy.latency import Timing, measure
+from mobilenet_train.deploy.loading import TrainedRun
+from mobilenet_train.deploy.onnx_graph import fp32_operators, quantise, to_onnx
+from mobilenet_train.deploy.runtimes import Logits, eager_logits, onnx_logits, onnx_session, require, timed
+from mobilenet_train.errors import RunError
+from mobilenet_train.tracking.files import writing
+
+CALIBRATION_IMAGES = 512
+CALIBRATION_BATCH = 64
+TEST_BATCH = 250
+CPU = torch.device("cpu")
+TOLERANCE = 1e-3  # largest logit difference of an fp32 export, as a share of the largest logit
+TIMED_SECONDS = 2.0
+
+Properties = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a trained network, and the images to calibrate and check it with."""
+
+    run: TrainedRun
+    dataset: Dataset
+
+    @cached_property
+    def onnx_graph(self) -> bytes:
+        return to_onnx(self.run.model, self.run.preprocessing.resolution, properties(self.run))
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one kind of file is written and read back; a lossless one has to compute the same logits."""
+
+    file: str
+    write: Callable[[Source], bytes]
+    load: Callable[[Path, TrainedRun], tuple[Logits, Properties]]
+    lossless: bool
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What an export does on the test set, held against the network that it was made from."""
+
+    format: str
+    bytes: int
+    top1: float  # percent
+    drop: float  # points below the network in PyTorch
+    difference: float  # largest absolute difference of any logit of any test image
+    fp32_operators: dict[str, int]  # of an int8 graph: the operators that compute in fp32, by kind
+
+
+@dataclass(frozen=True)
+class DeployRow:
+    """One line of the deploy table."""
+
+    checked: Checked
+    timing: Timing  # one image, one thread
+
+
+def properties(run: TrainedRun) -> Properties:
+    """Labels and preprocessing as every export holds them: strings, JSON where they are more than one word."""
+    layout = {"input": "images (N, 3, resolution, resolution), RGB", "formula": "(pixel / 255 - mean) / std"}
+    return {
+        "producer": f"mnet-train {__version__}",
+        "network": run.config.model.name,
+        "labels": json.dumps(run.class_names, ensure_ascii=False),
+        "preprocessing": json.dumps({**asdict(run.preprocessing), **layout}),
+    }
+
+
+# --- the formats
+
+
+def _write_onnx(source: Source) -> bytes:
+    return source.onnx_graph
+
+
+def _write_int8(source: Source) -> bytes:
+    return quantise(source.onnx_graph, calibration_batches(source.run, source.dataset.train))
+
+
+def calibration_batches(run: TrainedRun, train: Split) -> Iterator[Tensor]:
+    """Network inputs of some training images, every class alike, chosen by the run's seed."""
+    per_class = -(-CALIBRATION_IMAGES // len(run.class_names))
+    chosen = train.take(stratified_sample(train.labels, run.config.seed, max_per_class=per_class))
+    for images, _ in EvalBatches(chosen, run.preprocessing, CALIBRATION_BATCH, torch.contiguous_format):
+        yield images
+
+
+def _load_onnx(path: Path, _: TrainedRun) -> tuple[Logits, Properties]:
+    session = onnx_session(path.read_bytes(), threads=1)
+    return onnx_logits(session), session.get_modelmeta().custom_metadata_map
+
+
+def _write_torchscript(source: Source) -> bytes:
+    """Traced and frozen. PyTorch advises torch.export for new work, which a program built on TorchScript can't load."""
+    run = source.run
+    images = torch.zeros(1, 3, run.preprocessing.resolution, run.preprocessing.resolution)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that advice, once a call
+        traced = torch.jit.freeze(torch.jit.trace(run.model, images))
+        torch.jit.save(traced, buffer, _extra_files=dict(properties(run)))
+    return buffer.getvalue()
+
+
+def _load_torchscript(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
+    read: dict[str, Any] = dict.fromkeys(properties(run), "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.jit.load(path, _extra_files=read)
+    return eager_logits(model, CPU), {name: value.decode() for name, value in read.items()}
+
+
+def _write_safetensors(source: Source) -> bytes:
+    safetensors = require("safetensors.torch")
+    weights = {name: value.contiguous() for name, value in source.run.model.state_dict().items()}
+    return safetensors.save(weights, metadata=dict(properties(source.run)))
+
+
+def _load_safetensors(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
+    """The weights in a fresh copy of the network: the format holds no graph."""
+    safe_open = require("safetensors").safe_open
+    with safe_open(path, framework="pt") as file:
+        weights, labels = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    model = deepcopy(run.model)
+    model.load_state_dict(weights)
+    return eager_logits(model, CPU), labels
+
+
+FORMATS = {
+    "onnx": Format("model.onnx", _write_onnx, _load_onnx, lossless=True),
+    "onnx-int8": Format("model.int8.onnx", _write_int8, _load_onnx, lossless=False),
+    "torchscript": Format("model.torchscript.pt", _write_torchscript, _load_torchscript, lossless=True),
+    "safetensors": Format("model.safetensors", _write_safetensors, _load_safetensors, lossless=True),
+}
+
+
+# --- writing, checking, measuring
+
+
+def export(run: TrainedRun, dataset: Dataset, formats: Sequence[str], folder: Path, max_drop: float) -> list[DeployRow]:
+    """Writes each format into `folder`, loads it there in its own runtime and checks it; all are timed together.
+
+    Returns the deploy table, the network itself in PyTorch first. A file gets its name only if it has passed; one
+    that is more than `max_drop` points of top-1 below the network is in the table, but not in the folder.
+    Raises RunError for an export that can't be loaded, or computes or says something else than the network.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    itself = eager_logits(deepcopy(run.model), CPU)
+    source = Source(run, dataset)
+    reference = all_logits(itself, dataset.test, run.preprocessing)
+    weights = sum(value.nbytes for value in run.model.state_dict().values())
+    results = [Checked("pytorch", weights, top1(reference, dataset.test), 0.0, 0.0, {})]
+    loaded = [itself]
+    for name in formats:
+        path = folder / FORMATS[name].file
+        unchecked = path.with_name(f"unchecked_{path.name}")
+        try:
+            with writing(unchecked):
+                unchecked.write_bytes(FORMATS[name].write(source))
+            checked, logits = check(name, unchecked, run, dataset.test, reference)
+            if checked.drop <= max_drop:
+                unchecked.replace(path)
+        finally:
+            unchecked.unlink(missing_ok=True)
+        results.append(checked)
+        loaded.append(logits)
+    return [DeployRow(*pair) for pair in zip(results, one_image_timings(loaded, run), strict=True)]
+
+
+def check(name: str, path: Path, run: TrainedRun, test: Split, reference: Tensor) -> tuple[Checked, Logits]:
+    """Loads an export and runs every test image through it, prepared as the file itself says.
+
+    reference: the network's own logits (N, classes) of the test images. Raises RunError as `export` does.
+    """
+    kind = FORMATS[name]
+    try:
+        logits, read = kind.load(path, run)
+    except Exception as error:  # each runtime has its own kinds of them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(f"{path} can't be loaded as {name}: {reason}") from error
+    result = all_logits(logits, test, agreed_preprocessing(path, read, run))
+    difference = float((result - reference).abs().max())
+    if kind.lossless and not difference <= TOLERANCE * float(reference.abs().max()):  # so that NaN is caught too
+        raise RunError(f"{path} computes other logits than the network: they differ by up to {difference:.3g}")
+    reached = top1(result, test)
+    left = {} if kind.lossless else fp32_operators(path.read_bytes())
+    return Checked(name, path.stat().st_size, reached, top1(reference, test) - reached, difference, left), logits
+
+
+def agreed_preprocessing(path: Path, labels: Properties, run: TrainedRun) -> Preprocessing:
+    """The preprocessing that an export names. Raises RunError if it or the labels are not those of the run."""
+    wanted = properties(run)
+    for key in ("labels", "preprocessing"):
+        if labels.get(key) != wanted[key]:
+            raise RunError(f"{path} names other {key} than the run: {labels.get(key)} instead of {wanted[key]}")
+    return run.preprocessing
+
+
+def all_logits(logits: Logits, test: Split, preprocessing: Preprocessing) -> Tensor:
+    """The logits (N, classes) of all test images."""
+    batches = EvalBatches(test, preprocessing, TEST_BATCH, torch.contiguous_format)
+    return torch.cat([logits(images) for images, _ in batches])
+
+
+def top1(logits: Tensor, test: Split) -> float:
+    return 100 * float((logits.argmax(1) == test.labels).double().mean())
+
+
+def one_image_timings(loaded: Sequence[Logits], run: TrainedRun) -> list[Timing]:
+    """All of them with one image and one thread, taking turns."""
+    image = torch.zeros(1, 3, run.preprocessing.resolution, run.preprocessing.resolution)
+    threads = torch.get_num_threads()
+    try:
+        timings = measure({number: timed(logits, image, 1) for number, logits in enumerate(loaded)}, TIMED_SECONDS)
+    finally:
+        torch.set_num_threads(threads)
+    return list(timings.values())

@@ -1,0 +1,211 @@
+"""Which network fits a latency budget: some are measured, the others predicted, accuracy is what was published."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from sklearn.linear_model import LinearRegression
+
+from mobilenet_train.deploy.info import Layer, info, total
+from mobilenet_train.deploy.latency import Timing
+from mobilenet_train.deploy.published import PUBLISHED, Published
+from mobilenet_train.models.strides import SMALLEST_PUBLISHED_RESOLUTION
+
+RESOLUTIONS = (96, 128, 160, 192, 224)
+PUBLISHED_RESOLUTION = 224  # the one at which all networks have published numbers
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network at one width and resolution."""
+
+    model: str
+    width: float
+    resolution: int
+    parameters: int
+    multiply_adds: int
+    work: tuple[float, ...]  # what the latency model sees, see `work_of`
+    published: Published | None
+    predicted_ms: float = 0.0
+    measured: Timing | None = None
+
+    @property
+    def ms(self) -> float:
+        """Latency: measured where it was, else predicted."""
+        return self.measured.median_ms if self.measured else self.predicted_ms
+
+    @property
+    def command(self) -> str:
+        """What trains it."""
+        return f"mnet-train model={self.model} model.width_mult={self.width:g} dataset.resolution={self.resolution}"
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """How far predictions were from measurements that the latency model had not seen (leave-one-out), as shares."""
+
+    median: float
+    worst: float
+    measured: int
+
+
+Measure = Callable[[Sequence[Candidate]], list[Timing]]
+
+
+def candidates(models: Sequence[str], resolutions: Sequence[int], classes: int) -> list[Candidate]:
+    """Every network at every width with published numbers and every resolution, at its exact cost.
+
+    A candidate's published numbers are those at its own resolution. Where only one resolution is asked for, they are
+    those at 224 pixels for all, which still says how the networks compare.
+    """
+    single = len(set(resolutions)) == 1
+    found = []
+    for model in models:
+        for width in sorted({width for name, width, _ in PUBLISHED if name == model}):
+            layers = layers_at(model, width, resolutions, classes)
+            for resolution in resolutions:
+                published = PUBLISHED.get((model, width, PUBLISHED_RESOLUTION if single else resolution))
+                cost, work = total(layers[resolution]), work_of(layers[resolution])
+                found.append(Candidate(model, width, resolution, cost.parameters, cost.multiply_adds, work, published))
+    return found
+
+
+def layers_at(model: str, width: float, resolutions: Sequence[int], classes: int) -> dict[int, list[Layer]]:
+    """The layers at each resolution. From 96 pixels up the strides are the same, so one network gives them all."""
+    traced: dict[int, tuple[Layer, ...]] = {}
+    for resolution in resolutions:
+        at = max(resolutions) if resolution >= SMALLEST_PUBLISHED_RESOLUTION else resolution
+        if at not in traced:
+            traced[at] = info(model, width=width, resolution=at, classes=classes).layers
+        traced[resolution] = tuple(resized(layer, resolution) for layer in traced[at])
+    return {resolution: list(traced[resolution]) for resolution in resolutions}
+
+
+def resized(layer: Layer, resolution: int) -> Layer:
+    """A layer on an image of another size: halving n times, each time rounding up, is dividing by 2^n, rounded up."""
+    if layer.stride is None:
+        return layer
+    channels, height, width = layer.output
+    side = ceil(resolution / layer.stride)
+    areas = 1 if layer.kind == "SE" else side * side / (height * width)
+    return replace(layer, output=(channels, side, side), multiply_adds=round(layer.multiply_adds * areas))
+
+
+def work_of(layers: Sequence[Layer]) -> tuple[float, ...]:
+    """What takes time, each with its own price: number of layers, multiply-adds of depthwise convolutions (few for
+    each number fetched), all other multiply-adds, numbers written by the layers, and weights read.
+    """
+    depthwise = sum(layer.multiply_adds for layer in layers if layer.kind == "depthwise")
+    written = sum(prod(layer.output) for layer in layers)
+    cost = total(layers)
+    return len(layers), depthwise, cost.multiply_adds - depthwise, written, cost.parameters
+
+
+def first_to_measure(found: Sequence[Candidate]) -> list[Candidate]:
+    """Of each network the corners (smallest and largest width and resolution) and the middle."""
+    chosen = []
+    for model in dict.fromkeys(candidate.model for candidate in found):
+        own = [candidate for candidate in found if candidate.model == model]
+        widths, resolutions = (sorted({getattr(c, axis) for c in own}) for axis in ("width", "resolution"))
+        corners = {(w, r) for w in (widths[0], widths[-1]) for r in (resolutions[0], resolutions[-1])}
+        wanted = corners | {(widths[len(widths) // 2], resolutions[len(resolutions) // 2])}
+        chosen += [candidate for candidate in own if (candidate.width, candidate.resolution) in wanted]
+    return chosen
+
+
+def with_latency(found: Sequence[Candidate], measure: Measure) -> tuple[list[Candidate], PredictionError]:
+    """Measures some candidates and predicts all; the error says what the predictions are worth."""
+    chosen = first_to_measure(found)
+    timings = dict(zip(chosen, measure(chosen), strict=True))
+    work = np.array([candidate.work for candidate in chosen])
+    latency = np.array([timings[candidate].median_ms for candidate in chosen])
+    prices = fit(work, latency)
+    known = [
+        replace(candidate, predicted_ms=float(np.dot(candidate.work, prices)), measured=timings.get(candidate))
+        for candidate in found
+    ]
+    return known, leave_one_out(work, latency)
+
+
+def fit(work: np.ndarray, latency: np.ndarray) -> np.ndarray:
+    """The price of each kind of work, none negative, with the least squared relative error.
+
+    work: (networks, kinds); latency: (networks,) ms. Returns (kinds,) ms.
+    """
+    scale = work.max(axis=0)
+    model = LinearRegression(positive=True, fit_intercept=False)
+    model.fit(work / scale / latency[:, None], np.ones_like(latency))
+    return model.coef_ / scale
+
+
+def leave_one_out(work: np.ndarray, latency: np.ndarray) -> PredictionError:
+    """Predicts each measured latency from all the others."""
+    errors = []
+    for index in range(len(latency)):
+        others = np.arange(len(latency)) != index
+        predicted = work[index] @ fit(work[others], latency[others])
+        errors.append(abs(float(predicted / latency[index]) - 1))
+    return PredictionError(median(errors), max(errors), len(errors))
+
+
+def pareto_front(known: Iterable[Candidate]) -> list[Candidate]:
+    """Those with published accuracy that no faster one equals, the fastest first."""
+    front: list[Candidate] = []
+    for candidate in sorted(known, key=lambda candidate: candidate.ms):
+        if candidate.published and (not front or candidate.published.top1 > _top1(front[-1])):
+            front.append(candidate)
+    return front
+
+
+def choose(
+    known: Sequence[Candidate], budget_ms: float, min_accuracy: float, measure: Measure
+) -> tuple[list[Candidate], Candidate | None]:
+    """The most accurate candidate within the budget, by a measurement: a predicted one is measured before it is named.
+
+    Returns the candidates with what was measured meanwhile, and the choice, or None if nothing fits.
+    """
+    known = list(known)
+    while True:
+        fitting = [c for c in known if c.ms <= budget_ms and c.published and c.published.top1 >= min_accuracy]
+        if not fitting:
+            return known, None
+        best = max(fitting, key=lambda candidate: (_top1(candidate), -candidate.ms))
+        if best.measured:
+            return known, best
+        known[known.index(best)] = replace(best, measured=measure([best])[0])
+
+
+def _top1(candidate: Candidate) -> float:
+    assert candidate.published is not None
+    return candidate.published.top1
+
+
+def draw(known: Sequence[Candidate], budget_ms: float, path: Path) -> None:
+    """Accuracy over latency of all candidates, the front as a line. Raises OSError if it can't be written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(
+        xscale="log", xlabel="latency on this machine (ms)", ylabel="published ImageNet top-1 (%)"
+    )
+    for number, model in enumerate(dict.fromkeys(candidate.model for candidate in known)):
+        own = [candidate for candidate in known if candidate.model == model and candidate.published]
+        for measured in (True, False):
+            points = [(c.ms, _top1(c)) for c in own if (c.measured is not None) == measured]
+            axes.scatter(
+                [ms for ms, _ in points],
+                [top1 for _, top1 in points],
+                edgecolors=f"C{number}",
+                facecolors=f"C{number}" if measured else "none",
+                label=f"{model}, {'measured' if measured else 'predicted'}",
+            )
+    front = pareto_front(known)
+    axes.plot([c.ms for c in front], [_top1(c) for c in front], color="black", linewidth=0.8, label="Pareto front")
+    axes.axvline(budget_ms, color="grey", linestyle="--", label=f"budget {budget_ms:g} ms")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    FigureCanvasAgg(figure).print_png(path)

@@ -1,0 +1,106 @@
+"""`mnet-bench`: every combination is timed, tables survive a file, two tables are held together."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobilenet_train.deploy.bench import Row, Setting, all_settings, compare, read_csv, write_csv
+from mobilenet_train.deploy.latency import Timing
+from mobilenet_train.errors import ConfigError, RunError
+
+Tool = Callable[..., int]
+SMALL = ("--width", 0.25, "--resolution", 32, "--classes", 10, "--seconds", 0.001)
+
+
+def row(milliseconds: float, model: str = "v2", machine: str = "a machine") -> Row:
+    return Row(Setting(model, 0.5, 224, 4, 1, "eager"), Timing(milliseconds, 2 * milliseconds, 30), machine)
+
+
+def test_every_combination_is_timed_in_each_runtime(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    threads = torch.get_num_threads()
+    assert (
+        tool("mnet-bench", *SMALL, "--model", "v1", "--batch", "1,2", "--runtime", "eager,onnx,onnx-int8", "--json")
+        == 0
+    )
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["batch"], row["runtime"]) for row in rows] == [
+        (batch, runtime) for batch in (1, 2) for runtime in ("eager", "onnx", "onnx-int8")
+    ]
+    for found in rows:
+        assert 0 < found["median_ms"] <= found["p95_ms"]
+        assert found["images_per_second"] == pytest.approx(1000 * found["batch"] / found["median_ms"], rel=0.01)
+        assert found["calls"] >= 10
+    assert torch.get_num_threads() == threads
+
+
+def test_a_training_step_is_timed_as_the_trainer_does_it(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (*SMALL, "--model", "v3_small", "--batch", 8, "--runtime", "eager,train", "--json")
+    assert tool("mnet-bench", *arguments) == 0
+    forward, step = json.loads(capsys.readouterr().out)
+    assert step["runtime"] == "train"
+    assert step["median_ms"] > forward["median_ms"]
+
+
+def test_all_settings_are_every_combination() -> None:
+    settings = all_settings(["v1", "v2"], [0.5, 1.0], [96, 224], [1], [1, 2], ["eager"])
+    assert len(settings) == len(set(settings)) == 16
+
+
+def test_a_table_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    rows = [row(1.25), row(0.5, "v1", 'says "two, cores"')]
+    write_csv(rows, tmp_path / "t.csv")
+    assert read_csv(tmp_path / "t.csv") == rows
+
+
+def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("model,width\nv1,1.0\n")
+    with pytest.raises(RunError, match=r"other\.csv is not a table of mnet-bench"):
+        read_csv(tmp_path / "other.csv")
+    with pytest.raises(RunError, match=r"none\.csv can't be read: No such file"):
+        read_csv(tmp_path / "none.csv")
+
+
+def test_two_tables_are_compared_where_they_meet(
+    tmp_path: Path, tool: Tool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv([row(10), row(1, "v1")], tmp_path / "a.csv")
+    write_csv([row(15, machine="another machine")], tmp_path / "b.csv")
+    assert tool("mnet-bench", "--compare", tmp_path / "a.csv", tmp_path / "b.csv") == 0
+    shown = capsys.readouterr().out
+    assert "+50.0%" in shown
+    assert "slower" in shown
+    assert "v1" not in shown
+    assert "another machine" in shown
+    assert compare([row(10)], [row(5)])[0].ratio == 0.5
+
+
+def test_tables_without_a_common_setting_are_refused() -> None:
+    other = replace(row(1), setting=replace(row(1).setting, batch=8))
+    with pytest.raises(ConfigError, match="no setting in common"):
+        compare([row(1)], [other])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--model", "v4"], "v4"),
+        (["--runtime", "tflite"], "tflite"),
+        (["--width", "0"], "0"),
+        (["--batch", "1,x"], "x"),
+        (["--seconds", "nan"], "nan"),
+        (["--runtime", "onnx", "--device", "cuda"], "onnx"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_is_refused_by_name(
+    arguments: list[str], named: str, tool: Tool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool("mnet-bench", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mnet-bench: ")
+    assert named in error

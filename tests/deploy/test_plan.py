@@ -1,0 +1,157 @@
+"""`mnet-plan`: exact costs, honest predictions, and a choice that was measured."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilenet_train.deploy.info import info
+from mobilenet_train.deploy.latency import Timing
+from mobilenet_train.deploy.plan import (
+    RESOLUTIONS,
+    Candidate,
+    candidates,
+    choose,
+    fit,
+    layers_at,
+    leave_one_out,
+    pareto_front,
+    with_latency,
+)
+from mobilenet_train.deploy.published import PUBLISHED, Published
+
+Tool = Callable[..., int]
+NEVER = 1e9
+
+
+def candidate(name: str, ms: float, top1: float | None, measured: bool = True) -> Candidate:
+    published = Published(top1) if top1 else None
+    return Candidate(name, 1.0, 224, 1, 1, (1.0,), published, ms, Timing(ms, ms, 1) if measured else None)
+
+
+def timings(chosen: Sequence[Candidate]) -> list[Timing]:
+    """A machine on which a multiply-add costs 100 ps and a layer 20 us."""
+    return [Timing(c.work[0] * 0.02 + c.multiply_adds * 1e-7, NEVER, 10) for c in chosen]
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Candidate]:
+    return candidates(["v1", "v3_small"], RESOLUTIONS, 1000)
+
+
+def test_published_numbers_are_those_of_the_papers_and_checkpoint_tables() -> None:
+    assert PUBLISHED["v1", 1.0, 224] == Published(70.6, 113.0)
+    assert [PUBLISHED["v1", w, 224].top1 for w in (1.0, 0.75, 0.5, 0.25)] == [70.6, 68.4, 63.7, 50.6]
+    assert [PUBLISHED["v1", 1.0, r].top1 for r in (224, 192, 160, 128)] == [70.6, 69.1, 67.2, 64.4]
+    assert PUBLISHED["v2", 1.0, 224] == Published(71.8, 73.8)
+    assert [PUBLISHED["v2", w, 224].pixel1_ms for w in (0.75, 0.5, 0.35)] == [55.8, 28.7, 19.7]
+    assert PUBLISHED["v3_large", 1.0, 224] == Published(75.2, 51.2)
+    assert PUBLISHED["v3_small", 0.75, 224] == Published(65.4, 12.8)
+
+
+def test_costs_are_exact_at_every_resolution(found: list[Candidate]) -> None:
+    costs = {(c.model, c.width, c.resolution): (c.parameters, round(c.multiply_adds / 1e6, 2)) for c in found}
+    assert costs["v1", 1.0, 224] == (4_231_976, 568.74)
+    assert costs["v1", 0.75, 192] == (2_585_560, 239.27)
+    assert costs["v1", 0.25, 128] == (470_072, 13.57)
+    assert costs["v3_small", 1.0, 160] == (2_542_856, 29.85)
+    assert costs["v3_small", 0.75, 224] == (2_041_872, 43.40)
+
+
+def test_layers_at_an_odd_size_are_those_of_a_network_built_for_it() -> None:
+    layers = layers_at("v3_small", 0.75, [32, 150, 224], 10)
+    assert tuple(layers[150]) == info("v3_small", width=0.75, resolution=150, classes=10).layers
+    assert tuple(layers[32]) == info("v3_small", width=0.75, resolution=32, classes=10).layers
+
+
+def test_only_some_are_measured_and_the_others_are_predicted_well(found: list[Candidate]) -> None:
+    known, error = with_latency(found, timings)
+    measured = [c for c in known if c.measured]
+    assert 0 < len(measured) < len(known) / 2
+    assert error.measured == len(measured)
+    truth = [timing.median_ms for timing in timings(known)]
+    assert [c.predicted_ms for c in known] == pytest.approx(truth, rel=0.02)
+    assert error.worst < 0.1
+
+
+def test_the_stated_error_is_that_of_predicting_each_from_the_others() -> None:
+    work = np.array([[1.0], [2.0], [4.0]])
+    error = leave_one_out(work, np.array([1.0, 2.0, 8.0]))
+    assert error.worst == pytest.approx(1.0, abs=0.7)
+    assert error.worst > error.median > 0
+    assert leave_one_out(work, np.array([3.0, 6.0, 12.0])).worst == pytest.approx(0, abs=1e-9)
+
+
+def test_no_kind_of_work_gets_a_negative_price() -> None:
+    work = np.array([[1.0, 5.0], [2.0, 4.0], [3.0, 3.0], [4.0, 1.0]])
+    assert (fit(work, np.array([1.0, 2.0, 3.0, 4.0])) >= 0).all()
+
+
+def test_the_front_has_no_network_that_a_faster_one_equals() -> None:
+    known = [candidate("slow", 9, 70), candidate("best", 5, 71), candidate("fast", 1, 50), candidate("?", 2, None)]
+    assert [c.model for c in pareto_front(known)] == ["fast", "best"]
+
+
+def test_a_predicted_choice_is_measured_before_it_is_named() -> None:
+    promised = candidate("promised", 4, 75, measured=False)
+    kept = candidate("kept", 4.5, 74, measured=False)
+    really = {"promised": 6.0, "kept": 4.0}
+
+    def measure(chosen: Sequence[Candidate]) -> list[Timing]:
+        return [Timing(really[c.model], 9, 10) for c in chosen]
+
+    known, choice = choose([promised, kept, candidate("safe", 1, 60)], 5, 0, measure)
+    assert choice is not None
+    assert (choice.model, choice.ms) == ("kept", 4.0)
+    assert {c.model: c.ms for c in known} == {"promised": 6.0, "kept": 4.0, "safe": 1}
+
+
+def test_nothing_is_chosen_where_nothing_fits() -> None:
+    known = [candidate("a", 3, 60), candidate("b", 9, 75)]
+    assert choose(known, 2, 0, timings)[1] is None
+    assert choose(known, 5, 70, timings)[1] is None
+    assert choose(known, 9, 70, timings)[1] == known[1]
+
+
+def test_one_resolution_is_ranked_by_what_the_networks_reach_at_224_pixels() -> None:
+    (small,) = [c for c in candidates(["v3_small"], [32], 10) if c.width == 1]
+    assert small.published == Published(67.5, 15.8)
+    assert (small.parameters, round(small.multiply_adds / 1e6, 2)) == (1_528_106, 17.51)
+    assert small.command == "mnet-train model=v3_small model.width_mult=1 dataset.resolution=32"
+    mixed = candidates(["v3_small"], [32, 224], 10)
+    assert [c.published for c in mixed if c.resolution == 32] == [None, None]
+
+
+def test_the_command_names_a_network_within_the_budget_and_draws_the_front(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "plan.png"
+    small = ("--model", "v1,v3_small", "--resolution", 32, "--classes", 10, "--seconds", 0.001)
+    assert tool("mnet-plan", "--budget-ms", NEVER, *small, "--picture", picture) == 0
+    shown = capsys.readouterr().out
+    assert "mnet-train model=v1 model.width_mult=1 dataset.resolution=32" in shown
+    assert "Pareto front" in shown
+    assert "in the median" in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert tool("mnet-plan", "--budget-ms", 1e-6, *small, "--json") == 1
+    out, err = capsys.readouterr()
+    assert "nothing fits --budget-ms 1e-06" in err
+    assert json.loads(out)["choice"] is None
+    assert {c["model"] for c in json.loads(out)["candidates"]} == {"v1", "v3_small"}
+
+
+def test_an_accuracy_that_no_network_has_is_refused_with_the_best_one(
+    tool: Tool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--model", "v3_small", "--resolution", 32, "--classes", 10, "--seconds", 0.001)
+    assert tool("mnet-plan", "--budget-ms", 9, "--min-accuracy", 90, *arguments) == 1
+    assert "no network reaches --min-accuracy 90: the best published one has 67.5 %" in capsys.readouterr().err
+
+
+def test_a_measured_latency_counts_before_a_predicted_one() -> None:
+    both = candidate("a", 3, 60)
+    assert replace(both, measured=Timing(4.0, 5.0, 9)).ms == 4.0
+    assert replace(both, measured=None).ms == 3
