@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
 from mobilenet_train.config import TrainConfig, budget_seconds
+from mobilenet_train.distributed import contact, from_first, join
 from mobilenet_train.errors import RunError, UserError
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.tracking import Trackers, read_summary
@@ -29,25 +31,39 @@ CPU_OUT_OF_MEMORY = "can't allocate memory"  # what torch's CPU allocator says, 
 
 def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
     """Trains (or goes on with the run in `folder`); returns the exit code. Raises UserError with a message."""
-    console = Console()
-    stop = StopSignals()
-    if folder is not None and is_finished(folder, config):
-        say(console, f"{folder} is finished already; nothing to do")
-        return 0
-    held = run_folder.lock(folder) if folder is not None else None
+    ranks = join()
+    console = Console(quiet=not ranks.leads)
+    stop = StopSignals(ranks)
+    lock: AbstractContextManager[Any] = nullcontext()
+    if folder is not None:
+        if from_first(ranks, partial(is_finished, folder, config)):
+            say(console, f"{folder} is finished already; nothing to do")
+            return 0
+        if ranks.leads:
+            lock = run_folder.lock(folder)
     with memory_advice():
         prepared = prepare_run(config)
     report.describe(prepared, console)
     if config.dry_run:
         report.estimate(prepared, console)
         return 0
-    if folder is None or held is None:
-        folder, held = run_folder.create(config, overrides)
+    if folder is None:
+        folder, lock = make_folder(prepared, overrides)
     else:
         prepared = restore(prepared, folder, console)
-        run_folder.write_config(folder, prepared.config)
-    with held:
+        if ranks.leads:
+            run_folder.write_config(folder, prepared.config)
+    with lock:
         return train(prepared, folder, console, stop)
+
+
+def make_folder(prepared: Prepared, overrides: list[str]) -> tuple[Path, AbstractContextManager[Any]]:
+    """A new run folder, chosen and held by rank 0; the others learn its name."""
+    ranks = prepared.runtime.ranks
+    lock: AbstractContextManager[Any] = nullcontext()
+    if ranks.leads:
+        folder, lock = run_folder.create(prepared.config, overrides)
+    return from_first(ranks, lambda: folder), lock
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
@@ -66,10 +82,11 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
     Raises RunError if the data are not those that the run was started with.
     """
     checkpoints = folder / "checkpoints"
-    if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
+    found = from_first(prepared.runtime.ranks, lambda: checkpoint.find_latest(checkpoints))
+    if found is None:
         say(console, f"{folder} has no checkpoint yet: starting at its beginning")
         return prepared
-    saved, warning = checkpoint.load_latest(checkpoints)
+    saved, warning = found
     if warning:
         say(console, warning, kind="warning")
     if saved["fingerprint"] != prepared.dataset.fingerprint:
@@ -78,7 +95,8 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
         )
     prepared.state.load_state_dict(saved)
     now = report.environment(prepared.runtime)
-    changed = [f"{k} {saved['environment'][k]} -> {v}" for k, v in now.items() if saved["environment"][k] != v]
+    before = {key: saved["environment"].get(key) for key in now}
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
     if changed:
         say(console, f"{', '.join(changed)}: the end will not be equal bit for bit", kind="note")
     state = prepared.state
@@ -91,15 +109,16 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
 
 def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> int:
     """Runs `fit`, hands its events to the trackers, and leaves a summary whatever happens."""
-    started = time.monotonic()
+    started, ranks = time.monotonic(), prepared.runtime.ranks
 
     def summarise(status: str, reason: str | None = None) -> None:
-        report.summarise(prepared, folder, status, time.monotonic() - started, reason)
+        if ranks.leads:
+            report.summarise(prepared, folder, status, time.monotonic() - started, reason)
 
     say(console, f"run folder: {folder}")
     try:
         summarise("running")
-        with memory_advice():
+        with memory_advice(), contact(ranks):
             budget = start_budget(prepared, console)
             follow(prepared, folder, console, stop, budget)
     except Interrupted:
@@ -146,7 +165,8 @@ def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals
             attempt = prepared.state.recoveries + 1
             if attempt > attempts:
                 raise
-            prepared.state.load_state_dict(checkpoint.load_latest(folder / "checkpoints")[0])
+            saved, _ = from_first(prepared.runtime.ranks, lambda: checkpoint.load_latest(folder / "checkpoints"))
+            prepared.state.load_state_dict(saved)
             prepared.state.recoveries = attempt
             say(
                 console,
@@ -157,14 +177,19 @@ def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals
 
 
 def follow_events(prepared: Prepared, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
-    """Trains and writes each event down before the next. Raises what `fit` and the trackers raise."""
+    """Trains; rank 0 writes each event down before the next. Raises what `fit` and the trackers raise."""
     state = prepared.state
+    events = fit(state, prepared.batches, prepared.plan, lambda: save(prepared, folder), stop, budget)
+    if not prepared.runtime.ranks.leads:
+        for _ in events:
+            pass
+        return
     trackers = Trackers(report.run_description(prepared, folder), state.history, state.step, console)
     finished = False
     try:
         if state.step == 0 and prepared.config.tensorboard:
             trackers.record_images(report.preview(prepared))
-        for event in fit(state, prepared.batches, prepared.plan, lambda: save(prepared, folder), stop, budget):
+        for event in events:
             trackers.record(event)
         finished = True
     finally:
@@ -172,7 +197,9 @@ def follow_events(prepared: Prepared, folder: Path, console: Console, stop: Stop
 
 
 def save(prepared: Prepared, folder: Path) -> None:
-    """Writes the state to last.pt, and to best.pt if its last epoch is the best so far."""
+    """Writes the state to last.pt, and to best.pt if its last epoch is the best so far. Rank 0 does it for all."""
+    if not prepared.runtime.ranks.leads:
+        return
     state = prepared.state
     best = state.batch == 0 and state.best is not None and state.best.epoch == state.epoch - 1
     checkpoint.save(folder / "checkpoints", {**checkpoint_contents(prepared), **state.state_dict()}, best)

@@ -33,7 +33,7 @@ def doubles(prepared: Prepared) -> list[tuple[Tensor, Tensor]]:
 
 def test_accumulated_batches_move_the_weights_as_one_large_batch() -> None:
     constant = ("optim.schedule.decay=constant", "optim.schedule.warmup=0")
-    parts, whole = prepare("optim.accumulate=2", *constant), prepare(*constant)
+    parts, whole = prepare("optim.accumulate=2", *constant), prepare("batch_size=64", *constant)
     first, second = linear(parts), linear(whole)
     batches = doubles(parts)[:2]
     train_update(parts.state, batches, parts.plan)
