@@ -5,6 +5,7 @@ a checkpoint knows nothing of ranks, rank 0 alone writes, and all come to the sa
 """
 
 import atexit
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
@@ -107,8 +108,9 @@ def replicate(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module
     """What training calls in place of `model` where there are several ranks; its gradients are means over them."""
     if ranks.size == 1:
         return None
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # of squeeze-and-excite's few 1x1 weights
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def exchange(network: nn.Module, now: bool) -> AbstractContextManager[None]:
