@@ -16,10 +16,9 @@ from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from hydra import compose, initialize_config_dir
+from measure import configuration, machine, show
 
-from mobilenet_train.cli.conf import conf_dir
-from mobilenet_train.config import TrainConfig, check, register_schemas, to_config
+from mobilenet_train.config import TrainConfig
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=8, help="in each turn")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for mnet-train")
     arguments = parser.parse_args()
-    config = composed(arguments.overrides)
+    config = configuration(arguments.overrides)
     cores = len(os.sched_getaffinity(0))
     competitors = {
         f"1 process x {cores} threads": [Worker(config, "trainer", 0, 1, cores)],
@@ -43,15 +42,8 @@ def main() -> None:
                 seconds[name].append(took)
     for workers in competitors.values():
         turn(workers, 0)
-    report({name: [arguments.updates * config.batch_size / t for t in took] for name, took in seconds.items()})
-
-
-def composed(overrides: list[str]) -> TrainConfig:
-    register_schemas()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = to_config(compose("train", overrides=overrides))
-    check(config)
-    return config
+    images = arguments.updates * config.batch_size
+    report(config, {name: [images / t for t in took] for name, took in seconds.items()})
 
 
 class Worker:
@@ -91,10 +83,10 @@ def trainer(config: TrainConfig) -> Callable[[int], None]:
     state, train, stop = prepared.state, prepared.batches.train, StopSignals(prepared.runtime.ranks)
 
     def make(updates: int) -> None:
-        until = replace(prepared.plan, updates=state.step + updates)
-        while state.step < until.updates:
+        state.updates = state.step + updates
+        while state.step < state.updates:
             state.batch %= len(train)
-            for _ in train_epoch(state, train, until, lambda: None, stop):
+            for _ in train_epoch(state, train, prepared.plan, lambda: None, stop, None):
                 pass
 
     return make
@@ -106,8 +98,9 @@ def plain_loop(config: TrainConfig) -> Callable[[int], None]:
 
     from mobilenet_train.cli.prepare import prepare_run
 
-    state, batches = (prepared := prepare_run(config)).state, prepared.batches
-    images, labels = next(batches.train.epoch(0))
+    prepared = prepare_run(config)
+    state = prepared.state
+    images, labels = next(prepared.batches.train.epoch(0))
 
     def make(updates: int) -> None:
         for _ in range(updates):
@@ -118,13 +111,20 @@ def plain_loop(config: TrainConfig) -> Callable[[int], None]:
     return make
 
 
-def report(rates: dict[str, list[float]]) -> None:
-    first, *_ = (statistics.median(values) for values in rates.values())
-    print("| setting | images/s, median | lowest to highest | against the first |")
-    print("|---|---|---|---|")
-    for name, values in rates.items():
-        median = statistics.median(values)
-        print(f"| {name} | {median:.0f} | {min(values):.0f} to {max(values):.0f} | {median / first:.2f} |")
+def report(config: TrainConfig, rates: dict[str, list[float]]) -> None:
+    """Medians, extremes, and the median of the ratios within a round."""
+    first = next(iter(rates.values()))
+    rows = [
+        {
+            "setting": name,
+            "images/s": statistics.median(values),
+            "lowest": min(values),
+            "highest": max(values),
+            "against the first": statistics.median(a / b for a, b in zip(values, first, strict=True)),
+        }
+        for name, values in rates.items()
+    ]
+    show(f"{config.model.name}, batch {config.batch_size}, {machine()}", rows, None)
 
 
 def free_port() -> str:
