@@ -25,6 +25,7 @@ from mobilenet_train.training import checkpoint
 from mobilenet_train.training.budget import Budget, measure_pace
 from mobilenet_train.training.evaluate import Interrupted
 from mobilenet_train.training.fit import NotFiniteError, fit
+from mobilenet_train.training.step import warm_up
 
 CPU_OUT_OF_MEMORY = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
 
@@ -119,6 +120,7 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     try:
         summarise("running")
         with memory_advice(), contact(ranks):
+            compile_ahead(prepared, console)
             budget = start_budget(prepared, console)
             follow(prepared, folder, console, stop, budget)
     except Interrupted:
@@ -138,6 +140,21 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     last = prepared.state.history[-1]
     say(console, f"test top-1 {last.test.top1:.2f} % after epoch {last.epoch}; everything is in {folder}")
     return 0
+
+
+def compile_ahead(prepared: Prepared, console: Console) -> None:
+    """Lets torch.compile work before the clocks start. Raises RunError if it can't."""
+    mode = prepared.config.device.compile
+    if mode is None:
+        return
+    from torch._dynamo.exc import TorchDynamoException  # a second to import
+
+    say(console, f"compiling the network (device.compile={mode}); this takes a minute or two")
+    try:
+        warm_up(prepared.state, next(prepared.batches.train.epoch(0)), prepared.plan)
+    except TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"device.compile={mode} failed ({reason}); device.compile=null trains without it") from error
 
 
 def start_budget(prepared: Prepared, console: Console) -> Budget | None:

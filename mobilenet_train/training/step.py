@@ -1,6 +1,7 @@
 """One optimiser update, from batches to new weights."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from mobilenet_train.seeding import STEP, key
 from mobilenet_train.training.optimizer import penalised_weights
 from mobilenet_train.training.plan import Plan
 from mobilenet_train.training.state import TrainState
+
+WARM_UP_UPDATES = 3  # CUDA graphs (device.compile=reduce-overhead) are recorded at the third
 
 
 def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], plan: Plan) -> None:
@@ -43,6 +46,14 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     average_statistics(state.model, ranks, share)
     if state.ema:
         state.ema.update(state.model, state.step)
+
+
+def warm_up(state: TrainState, batch: tuple[Tensor, Tensor], plan: Plan) -> None:
+    """A few updates that leave no trace in `state`: torch.compile works then, outside the time that rates count."""
+    before = deepcopy(state.state_dict())
+    for _ in range(WARM_UP_UPDATES):
+        train_update(state, [batch], plan)
+    state.load_state_dict(before)
 
 
 def rate_of(state: TrainState, plan: Plan, update: int) -> float:

@@ -87,7 +87,7 @@ class Group:
             if rank not in self.codes:
                 os.kill(self.pids[rank], number)
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
