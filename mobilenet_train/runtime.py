@@ -49,6 +49,7 @@ def prepare(config: DeviceConfig, ranks: Ranks = ALONE) -> Runtime:
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True  # batches have one shape, so the fastest algorithm is worth a search
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     return Runtime(device, threads, _autocast(config.precision, device), layout, ranks)
 

@@ -37,7 +37,7 @@ def test_auto_takes_cuda_before_apples_gpu_before_the_cpu(monkeypatch: pytest.Mo
 def test_each_rank_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, gpus=2)
     assert prepare(Ranks(3, 4, 1, 2), "device=cuda").device == torch.device("cuda", 1)
-    with pytest.raises(RunError, match="no GPU for each of 3 ranks: torch sees 2 .* --nproc-per-node=2"):
+    with pytest.raises(RunError, match=r"no GPU for each of 3 ranks: torch sees 2 .* --nproc-per-node=2"):
         prepare(Ranks(2, 3, 2, 3), "device=cuda")
 
 

@@ -35,14 +35,13 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
     ranks = join()
     console = Console(quiet=not ranks.leads)
     stop = StopSignals(ranks)
+    if folder is not None and from_first(ranks, partial(is_finished, folder, config)):
+        say(console, f"{folder} is finished already; nothing to do")
+        return 0
     lock: AbstractContextManager[Any] = nullcontext()
-    if folder is not None:
-        if from_first(ranks, partial(is_finished, folder, config)):
-            say(console, f"{folder} is finished already; nothing to do")
-            return 0
-        if ranks.leads:
-            lock = run_folder.lock(folder)
-    with memory_advice():
+    if folder is not None and ranks.leads:
+        lock = run_folder.lock(folder)
+    with memory_advice(), contact(ranks):
         prepared = prepare_run(config)
     report.describe(prepared, console)
     if config.dry_run:
@@ -243,7 +242,7 @@ def memory_advice() -> Iterator[None]:
             raise
         raise RunError(
             "out of memory: lower batch_size (optim.accumulate keeps the update's size), eval.batch_size or "
-            "dataset.resolution"
+            "dataset.resolution, or start more ranks, which share a batch"
         ) from error
 
 

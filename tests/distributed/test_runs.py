@@ -32,7 +32,7 @@ def messages(group: Group) -> list[str]:
 
 
 def test_two_ranks_leave_one_folder_and_one_log(start_command: Start, tmp_path: Path) -> None:
-    group = start_command(2, *TINY, "ema.decay=0.9", "dataset.val_fraction=0.2")
+    group = start_command(2, *TINY, "ema.decay=0.9", "dataset.val_fraction=0.2", "budget=30m")
     assert group.wait() == [0, 0], group.text()
     (folder,) = (tmp_path / "outputs").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
