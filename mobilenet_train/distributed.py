@@ -66,7 +66,8 @@ def contact(ranks: Ranks) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """The part of a gloo, NCCL or store error that means something to people."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rpartition("] ")[2]
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line.rpartition("] ")[2].partition(". ")[0]
 
 
 def agreed(ranks: Ranks, number: int) -> int:

@@ -60,12 +60,13 @@ class Launcher:
     def wait_for(self, condition: Callable[[], bool], seconds: float = 240) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
+            ended = self.process.poll() is not None
+            assert not ended, self.output.read_text()
             assert time.monotonic() < deadline, self.output.read_text()
             time.sleep(0.05)
 
-    def wait(self) -> int:
-        self.wait_for(lambda: self.process.poll() is not None)
-        return self.process.returncode
+    def wait(self, seconds: float = 240) -> int:
+        return self.process.wait(seconds)
 
     def end(self) -> None:
         for pid in (*self.ranks().values(), self.process.pid):
@@ -158,15 +159,15 @@ def two_nodes() -> Iterator[tuple[str, str]]:
 def test_a_node_that_dies_leaves_the_others_to_go_on(
     launch: Launch, two_nodes: tuple[str, str], tmp_path: Path
 ) -> None:
-    def node(name: str) -> Launcher:
+    def node(number: int) -> Launcher:
+        name, is_host = two_nodes[number], int(number == 0)  # torchrun would tell by the host's name
         rendezvous = ("--rdzv-backend=c10d", "--rdzv-endpoint=10.99.0.1:29400", "--rdzv-id=7")
-        elastic = ("--nnodes=1:2", "--max-restarts=1", "--rdzv-conf=last_call_timeout=5", "--local-addr", address[name])
-        command = ("ip", "netns", "exec", name, *TORCHRUN, *rendezvous, *elastic, "-m", "mobilenet_train")
-        options = (*RUN, "epochs=10", "checkpoint.every_minutes=0.001")
+        elastic = ("--nnodes=1:2", "--max-restarts=1", f"--rdzv-conf=is_host={is_host},last_call_timeout=10")
+        command = ("ip", "netns", "exec", name, *TORCHRUN, *rendezvous, *elastic, f"--local-addr=10.99.0.{number + 1}")
+        options = ("-m", "mobilenet_train", *RUN, "epochs=10", "checkpoint.every_minutes=0.001")
         return launch(name, *command, *options, GLOO_SOCKET_IFNAME=name)
 
-    address = dict(zip(two_nodes, ("10.99.0.1", "10.99.0.2"), strict=True))
-    first, second = node(two_nodes[0]), node(two_nodes[1])
+    first, second = node(0), node(1)
     first.wait_for(lambda: inside_epoch(tmp_path / "run", 1))
     assert "2 ranks" in first.output.read_text()
     second.end()
