@@ -7,12 +7,12 @@ import subprocess
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -167,7 +167,7 @@ def summarise(prepared: Prepared, folder: Path, status: str, wall_seconds: float
         "versions": {
             "mnet-train": __version__,
             "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
+            "torchvision": version("torchvision"),
             "numpy": np.__version__,
             "python": platform.python_version(),
         },

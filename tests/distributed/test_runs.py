@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RUN, TINY
-from records import everything, rows
+from records import rows
 
 from mobilenet_train.training import checkpoint
 
@@ -44,7 +44,7 @@ def test_two_ranks_leave_one_folder_and_one_log(start_command: Start, tmp_path: 
 
 def test_a_signal_to_one_rank_stops_all_and_any_number_of_ranks_goes_on(start_command: Start, tmp_path: Path) -> None:
     log = tmp_path / "run/train.log"
-    group = start_command(2, *RUN, "epochs=6")
+    group = start_command(2, *RUN, "epochs=4")
     group.wait_for(lambda: log.exists() and "epoch: 1/" in log.read_text())
     group.kill(signal.SIGTERM, 1)
     group.wait()
@@ -52,7 +52,7 @@ def test_a_signal_to_one_rank_stops_all_and_any_number_of_ranks_goes_on(start_co
     assert "mnet-train resume=run" in group.text(0)
     saved, _ = checkpoint.load_latest(tmp_path / "run/checkpoints")
     done = saved["progress"]["step"]
-    assert 0 < done < 6 * 5
+    assert 0 < done < 4 * 5
     for size in (1, 3):
         folder = tmp_path / f"on{size}"
         shutil.copytree("run", folder)
@@ -60,23 +60,9 @@ def test_a_signal_to_one_rank_stops_all_and_any_number_of_ranks_goes_on(start_co
         assert again.wait() == [0] * size, again.text()
         assert f"(update {done})" in again.text(0)
         assert f"ranks 2 -> {size}" in again.text(0)
-        assert [row["epoch"] for row in rows(folder)] == [str(epoch) for epoch in range(6)]
+        assert [row["epoch"] for row in rows(folder)] == [str(epoch) for epoch in range(4)]
         finished, _ = checkpoint.load_latest(folder / "checkpoints")
-        assert (finished["progress"]["step"], finished["sums"]["seen"]) == (6 * 5, 5 * 32)
-
-
-def test_a_run_resumed_on_as_many_ranks_ends_with_the_same_bytes(start_command: Start, tmp_path: Path) -> None:
-    options = (*RUN, "epochs=4", "ema.decay=0.9", "model.dropout=0.2")
-    whole = start_command(2, *options, "run_dir=whole")
-    assert whole.wait() == [0, 0], whole.text()
-    log = tmp_path / "run/train.log"
-    parts = start_command(2, *options)
-    parts.wait_for(lambda: log.exists() and "epoch: 2/" in log.read_text())
-    parts.kill(signal.SIGINT)
-    assert parts.wait() == [130, 130], parts.text()
-    parts = start_command(2, *options)
-    assert parts.wait() == [0, 0], parts.text()
-    assert everything(tmp_path / "run") == everything(tmp_path / "whole")
+        assert (finished["progress"]["step"], finished["sums"]["seen"]) == (4 * 5, 5 * 32)
 
 
 @pytest.mark.parametrize(
