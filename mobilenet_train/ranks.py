@@ -45,17 +45,10 @@ ALONE = Ranks()
 def ranks_from_environment() -> Ranks:
     """What torchrun (or a script for srun or mpirun) says in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE.
 
-    Without the local ones all ranks are on one machine. Raises ConfigError for a variable that is no number.
+    Without the local ones all ranks are on one machine.
     """
-
-    def number(name: str, default: int) -> int:
-        text = os.environ.get(name, str(default))
-        if not text.isdecimal():
-            raise ConfigError(f"the environment variable {name}={text!r} is not a whole number; torchrun sets it")
-        return int(text)
-
-    rank, size = number("RANK", 0), number("WORLD_SIZE", 1)
-    return Ranks(rank, size, number("LOCAL_RANK", rank), number("LOCAL_WORLD_SIZE", size))
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return Ranks(rank, size, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
 
 
 def check_batch(batch_size: int, ranks: Ranks) -> None:
