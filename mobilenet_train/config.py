@@ -19,6 +19,7 @@ from mobilenet_train.errors import ConfigError
 ACTIVATIONS = ("paper", "relu", "relu6", "hard_swish")
 DECAYS = ("cosine", "linear", "step", "exponential", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")  # torch.compile's
 
 
 @dataclass
@@ -141,6 +142,8 @@ class DeviceConfig:
     threads: int | None = MISSING
     precision: str = MISSING
     channels_last: bool = MISSING
+    compile: str | None = MISSING
+    sync_batch_norm: bool = MISSING
 
 
 @dataclass
@@ -329,6 +332,8 @@ def check(config: TrainConfig) -> None:
             f"device.precision={config.device.precision} needs a CUDA device, and device=cpu was asked for; "
             "use device.precision=fp32"
         )
+    if config.device.name == "cpu" and config.device.sync_batch_norm:
+        raise ConfigError("device.sync_batch_norm=true needs CUDA devices, and device=cpu was asked for; leave it out")
 
 
 def budget_seconds(budget: str) -> float:
@@ -426,6 +431,12 @@ def _run_rules(c: TrainConfig) -> list[Rule]:
             c.device.precision,
             c.device.precision in PRECISIONS,
             f"one of {', '.join(PRECISIONS)}",
+        ),
+        (
+            "device.compile",
+            c.device.compile,
+            c.device.compile in (None, *COMPILE_MODES),
+            f"null or one of {', '.join(COMPILE_MODES)}",
         ),
     ]
 

@@ -9,6 +9,7 @@ import torch
 
 from mobilenet_train.config import DeviceConfig
 from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.ranks import ALONE, Ranks
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
@@ -21,26 +22,36 @@ class Runtime:
     threads: int
     autocast: torch.dtype | None
     memory_format: torch.memory_format
+    ranks: Ranks = ALONE
+
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        """For totals over many images: Apple's GPUs have no float64."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     @property
     def precision(self) -> str:
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.autocast]
 
 
-def prepare(config: DeviceConfig) -> Runtime:
-    """Chooses the device and sets up threads and memory for this process.
+def prepare(config: DeviceConfig, ranks: Ranks = ALONE) -> Runtime:
+    """Chooses the device and sets up threads and memory for this process; ranks of a machine share its cores.
 
-    Raises RunError if the device is not there, ConfigError if it lacks the precision asked for.
+    Raises RunError if the device is not there, ConfigError if it lacks what was asked for.
     """
     keep_freed_memory()
-    threads = config.threads or _usable_cores()
+    threads = config.threads or max(1, _usable_cores() // ranks.local_size)
     torch.set_num_threads(threads)
-    device = _device(config.name)
+    device = _device(config.name, ranks)
+    if config.sync_batch_norm and device.type != "cuda":
+        raise ConfigError(f"device.sync_batch_norm=true needs CUDA devices, and this is {device.type}; leave it out")
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True  # batches have one shape, so the fastest algorithm is worth a search
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return Runtime(device, threads, _autocast(config.precision, device), layout)
+    return Runtime(device, threads, _autocast(config.precision, device), layout, ranks)
 
 
 def keep_freed_memory() -> None:
@@ -62,16 +73,25 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, ranks: Ranks) -> torch.device:
+    """Each rank has a GPU of its own; Apple's GPU is taken where there is one rank."""
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError("device=cuda was asked for, but torch sees no CUDA device; use device=cpu or device=auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        return torch.device("mps" if ranks.size == 1 else "cpu")
+    gpus = torch.cuda.device_count()
+    if ranks.local_rank >= gpus:
+        raise RunError(
+            f"there is no GPU for each of {ranks.local_size} ranks: torch sees {gpus} on this machine; "
+            f"use torchrun --nproc-per-node={gpus}"
+        )
+    return torch.device("cuda", ranks.local_rank)
 
 
 def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    if device.type == "cpu":
+    if device.type != "cuda":
         if precision in ("bf16", "fp16"):
             raise ConfigError(f"device.precision={precision} needs a CUDA device; use device.precision=fp32")
         return None

@@ -3,12 +3,19 @@
 import signal
 from types import FrameType
 
+from mobilenet_train.distributed import agreed
+from mobilenet_train.ranks import Ranks
+
 
 class StopSignals:
-    """Called, it says whether a stop was asked for; `exit_code` is 128 + the signal (130, 143 or 129)."""
+    """Called, it says whether a stop was asked for, of this rank or another: all get the same answer.
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    `exit_code` is 128 + the signal (130, 143 or 129).
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.received = self.agreed = 0  # no signal has this number
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._handle)
 
@@ -18,9 +25,9 @@ class StopSignals:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def __call__(self) -> bool:
-        return self.received is not None
+        self.agreed = agreed(self.ranks, self.received)
+        return self.agreed > 0
 
     @property
     def exit_code(self) -> int:
-        assert self.received is not None
-        return 128 + self.received
+        return 128 + self.agreed

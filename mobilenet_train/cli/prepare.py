@@ -8,6 +8,7 @@ from mobilenet_train.config import TrainConfig
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
+from mobilenet_train.distributed import join, local_first, replicate, share_dropout
 from mobilenet_train.models import Cost, count_costs
 from mobilenet_train.models.build import build_model
 from mobilenet_train.runtime import Runtime, prepare
@@ -39,29 +40,36 @@ class Prepared:
 
 def prepare_run(config: TrainConfig) -> Prepared:
     """Reads the data, builds the network and counts its cost. Raises UserError if anything does not fit."""
-    runtime = prepare(config.device)
-    dataset = load(config.dataset, config.seed)
+    ranks = join()
+    runtime = prepare(config.device, ranks)
+    dataset = local_first(ranks, lambda: load(config.dataset, config.seed))
     plan = make_plan(config, runtime, len(dataset.train))
     dataset = dataset.to(runtime.device)
     model = build_model(config, len(dataset.class_names))
     cost = count_costs(model, config.dataset.resolution)
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
+    share_dropout(model, ranks, config.batch_size)
+    if config.device.sync_batch_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.device.compile is not None:
+        model.compile(mode=config.device.compile)
     state = TrainState(
         model=model,
         ema=Ema(model, config.ema.decay) if config.ema.decay else None,
         optimizer=build_optimizer(model, config.optim),
         scaler=torch.amp.GradScaler(runtime.device.type, enabled=runtime.autocast is torch.float16),
-        sums=new_sums(runtime.device),
+        sums=new_sums(runtime),
         first_bad_step=torch.tensor(-1, device=runtime.device),
         updates=plan.updates,
+        replica=replicate(model, ranks, runtime.device),
     )
     return Prepared(dataset, make_batches(config, dataset, runtime), plan, state, cost)
 
 
 def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Batches:
-    pre, layout, size = dataset.preprocessing, runtime.memory_format, config.eval.batch_size
+    pre, layout, size, ranks = dataset.preprocessing, runtime.memory_format, config.eval.batch_size, runtime.ranks
     return Batches(
-        train=TrainBatches(dataset.train, pre, config.augment, config.batch_size, config.seed, layout),
-        test=EvalBatches(dataset.test, pre, size, layout),
-        val=EvalBatches(dataset.val, pre, size, layout) if dataset.val else None,
+        train=TrainBatches(dataset.train, pre, config.augment, config.batch_size, config.seed, layout, ranks),
+        test=EvalBatches(dataset.test, pre, size, layout, ranks),
+        val=EvalBatches(dataset.val, pre, size, layout, ranks) if dataset.val else None,
     )

@@ -7,12 +7,12 @@ import subprocess
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -69,7 +69,8 @@ def describe(prepared: Prepared, console: Console) -> None:
         f"{optim.name}, rate {optim.lr:g}, {optim.schedule.decay} after {optim.schedule.warmup:.0%} warm-up",
     )
     table.add_row("augmentation", config.augment.name)
-    table.add_row("device", f"{runtime.device}, {runtime.threads} threads, {runtime.precision}")
+    ranks = f"{runtime.ranks.size} ranks, each with " if runtime.ranks.size > 1 else ""
+    table.add_row("device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}")
     with suppress(OSError, SystemExit):
         console.print(table)
     if stride_plan is not None and stride_plan.final_map <= 2:
@@ -166,7 +167,7 @@ def summarise(prepared: Prepared, folder: Path, status: str, wall_seconds: float
         "versions": {
             "mnet-train": __version__,
             "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
+            "torchvision": version("torchvision"),
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
@@ -184,6 +185,7 @@ def environment(runtime: Runtime) -> dict[str, str | int]:
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name() if runtime.device.type == "cuda" else f"cpu {capability}",
         "threads": runtime.threads,
+        "ranks": runtime.ranks.size,
         "precision": runtime.precision,
     }
 

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
 from mobilenet_train.config import TrainConfig, budget_seconds
+from mobilenet_train.distributed import contact, from_first, join
 from mobilenet_train.errors import RunError, UserError
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.tracking import Trackers, read_summary
@@ -23,31 +25,45 @@ from mobilenet_train.training import checkpoint
 from mobilenet_train.training.budget import Budget, measure_pace
 from mobilenet_train.training.evaluate import Interrupted
 from mobilenet_train.training.fit import NotFiniteError, fit
+from mobilenet_train.training.step import warm_up
 
 CPU_OUT_OF_MEMORY = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
 
 
 def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
     """Trains (or goes on with the run in `folder`); returns the exit code. Raises UserError with a message."""
-    console = Console()
-    stop = StopSignals()
-    if folder is not None and is_finished(folder, config):
+    ranks = join()
+    console = Console(quiet=not ranks.leads)
+    stop = StopSignals(ranks)
+    if folder is not None and from_first(ranks, partial(is_finished, folder, config)):
         say(console, f"{folder} is finished already; nothing to do")
         return 0
-    held = run_folder.lock(folder) if folder is not None else None
-    with memory_advice():
+    lock: AbstractContextManager[Any] = nullcontext()
+    if folder is not None and ranks.leads:
+        lock = run_folder.lock(folder)
+    with memory_advice(), contact(ranks):
         prepared = prepare_run(config)
     report.describe(prepared, console)
     if config.dry_run:
         report.estimate(prepared, console)
         return 0
-    if folder is None or held is None:
-        folder, held = run_folder.create(config, overrides)
+    if folder is None:
+        folder, lock = make_folder(prepared, overrides)
     else:
         prepared = restore(prepared, folder, console)
-        run_folder.write_config(folder, prepared.config)
-    with held:
+        if ranks.leads:
+            run_folder.write_config(folder, prepared.config)
+    with lock:
         return train(prepared, folder, console, stop)
+
+
+def make_folder(prepared: Prepared, overrides: list[str]) -> tuple[Path, AbstractContextManager[Any]]:
+    """A new run folder, chosen and held by rank 0; the others learn its name."""
+    ranks = prepared.runtime.ranks
+    lock: AbstractContextManager[Any] = nullcontext()
+    if ranks.leads:
+        folder, lock = run_folder.create(prepared.config, overrides)
+    return from_first(ranks, lambda: folder), lock
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
@@ -66,10 +82,11 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
     Raises RunError if the data are not those that the run was started with.
     """
     checkpoints = folder / "checkpoints"
-    if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
+    found = from_first(prepared.runtime.ranks, lambda: checkpoint.find_latest(checkpoints))
+    if found is None:
         say(console, f"{folder} has no checkpoint yet: starting at its beginning")
         return prepared
-    saved, warning = checkpoint.load_latest(checkpoints)
+    saved, warning = found
     if warning:
         say(console, warning, kind="warning")
     if saved["fingerprint"] != prepared.dataset.fingerprint:
@@ -78,7 +95,8 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
         )
     prepared.state.load_state_dict(saved)
     now = report.environment(prepared.runtime)
-    changed = [f"{k} {saved['environment'][k]} -> {v}" for k, v in now.items() if saved["environment"][k] != v]
+    before = {key: saved["environment"].get(key) for key in now}
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
     if changed:
         say(console, f"{', '.join(changed)}: the end will not be equal bit for bit", kind="note")
     state = prepared.state
@@ -91,15 +109,17 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
 
 def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals) -> int:
     """Runs `fit`, hands its events to the trackers, and leaves a summary whatever happens."""
-    started = time.monotonic()
+    started, ranks = time.monotonic(), prepared.runtime.ranks
 
     def summarise(status: str, reason: str | None = None) -> None:
-        report.summarise(prepared, folder, status, time.monotonic() - started, reason)
+        if ranks.leads:
+            report.summarise(prepared, folder, status, time.monotonic() - started, reason)
 
     say(console, f"run folder: {folder}")
     try:
         summarise("running")
-        with memory_advice():
+        with memory_advice(), contact(ranks):
+            compile_ahead(prepared, console)
             budget = start_budget(prepared, console)
             follow(prepared, folder, console, stop, budget)
     except Interrupted:
@@ -119,6 +139,21 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     last = prepared.state.history[-1]
     say(console, f"test top-1 {last.test.top1:.2f} % after epoch {last.epoch}; everything is in {folder}")
     return 0
+
+
+def compile_ahead(prepared: Prepared, console: Console) -> None:
+    """Lets torch.compile work before the clocks start. Raises RunError if it can't."""
+    mode = prepared.config.device.compile
+    if mode is None:
+        return
+    from torch._dynamo.exc import TorchDynamoException  # a second to import
+
+    say(console, f"compiling the network (device.compile={mode}); this takes a minute or two")
+    try:
+        warm_up(prepared.state, next(prepared.batches.train.epoch(0)), prepared.plan)
+    except TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"device.compile={mode} failed ({reason}); device.compile=null trains without it") from error
 
 
 def start_budget(prepared: Prepared, console: Console) -> Budget | None:
@@ -146,7 +181,8 @@ def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals
             attempt = prepared.state.recoveries + 1
             if attempt > attempts:
                 raise
-            prepared.state.load_state_dict(checkpoint.load_latest(folder / "checkpoints")[0])
+            saved, _ = from_first(prepared.runtime.ranks, lambda: checkpoint.load_latest(folder / "checkpoints"))
+            prepared.state.load_state_dict(saved)
             prepared.state.recoveries = attempt
             say(
                 console,
@@ -157,14 +193,19 @@ def follow(prepared: Prepared, folder: Path, console: Console, stop: StopSignals
 
 
 def follow_events(prepared: Prepared, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
-    """Trains and writes each event down before the next. Raises what `fit` and the trackers raise."""
+    """Trains; rank 0 writes each event down before the next. Raises what `fit` and the trackers raise."""
     state = prepared.state
+    events = fit(state, prepared.batches, prepared.plan, lambda: save(prepared, folder), stop, budget)
+    if not prepared.runtime.ranks.leads:
+        for _ in events:
+            pass
+        return
     trackers = Trackers(report.run_description(prepared, folder), state.history, state.step, console)
     finished = False
     try:
         if state.step == 0 and prepared.config.tensorboard:
             trackers.record_images(report.preview(prepared))
-        for event in fit(state, prepared.batches, prepared.plan, lambda: save(prepared, folder), stop, budget):
+        for event in events:
             trackers.record(event)
         finished = True
     finally:
@@ -172,7 +213,9 @@ def follow_events(prepared: Prepared, folder: Path, console: Console, stop: Stop
 
 
 def save(prepared: Prepared, folder: Path) -> None:
-    """Writes the state to last.pt, and to best.pt if its last epoch is the best so far."""
+    """Writes the state to last.pt, and to best.pt if its last epoch is the best so far. Rank 0 does it for all."""
+    if not prepared.runtime.ranks.leads:
+        return
     state = prepared.state
     best = state.batch == 0 and state.best is not None and state.best.epoch == state.epoch - 1
     checkpoint.save(folder / "checkpoints", {**checkpoint_contents(prepared), **state.state_dict()}, best)
@@ -199,7 +242,7 @@ def memory_advice() -> Iterator[None]:
             raise
         raise RunError(
             "out of memory: lower batch_size (optim.accumulate keeps the update's size), eval.batch_size or "
-            "dataset.resolution"
+            "dataset.resolution, or start more ranks, which share a batch"
         ) from error
 
 

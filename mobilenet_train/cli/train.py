@@ -8,6 +8,7 @@ from pathlib import Path
 from mobilenet_train import __version__
 from mobilenet_train.cli.conf import conf_dir, help_text
 from mobilenet_train.errors import UserError
+from mobilenet_train.ranks import check_batch, ranks_from_environment, reports
 
 
 def main() -> None:
@@ -23,17 +24,30 @@ def main() -> None:
 
 
 def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-train") -> int:
-    """Runs a command; an error for people becomes one message and an exit code, unless tracebacks are wanted."""
+    """Runs a command; an error for people becomes one message and an exit code, unless tracebacks are wanted.
+
+    Of several ranks only one reports, with its number.
+    """
     if tracebacks:
         return command()
     try:
         return command()
     except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return error.exit_code
+        return failed(program, str(error), error.exit_code)
     except OSError as error:
-        print(f"{program}: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        return failed(program, f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
+    except Exception:
+        if reports(ranks_from_environment()):
+            raise
         return 1
+
+
+def failed(program: str, message: str, exit_code: int) -> int:
+    """Prints the message, in the rank that reports."""
+    ranks = ranks_from_environment()
+    if reports(ranks):
+        print(f"{program}: {ranks.label}{message}", file=sys.stderr)
+    return exit_code
 
 
 def compose_and_run(tracebacks: bool) -> int:
@@ -50,7 +64,8 @@ def compose_and_run(tracebacks: bool) -> int:
     def run(composed: DictConfig) -> None:
         codes.append(1)
         codes[-1] = guarded(lambda: run_composed(composed), tracebacks)
-        if codes[-1] > 128:  # stopped by a signal: the other jobs of a sweep are not wanted either
+        stopped, parted = codes[-1] > 128, codes[-1] > 0 and ranks_from_environment().size > 1
+        if stopped or parted:  # by a signal, or ranks that failed no longer go together: no other job can follow
             sys.exit(codes[-1])
 
     register_schemas()
@@ -79,6 +94,7 @@ def run_composed(composed: "DictConfig") -> int:  # type: ignore[name-defined]  
     check(config)
     check_effect(config, typed)
     config, folder = resolve_resume(config, overrides)
+    check_batch(config.batch_size, ranks_from_environment())
 
     from mobilenet_train.cli.session import run
 

@@ -8,12 +8,16 @@ from torch import Tensor
 from mobilenet_train.config import AugmentConfig
 from mobilenet_train.data import augment
 from mobilenet_train.data.images import Preprocessing, Split
+from mobilenet_train.ranks import ALONE, Ranks
 
 Batch = tuple[Tensor, Tensor]  # images (B, 3, R, R) fp32, labels (B,) int64
 
 
 class TrainBatches:
-    """Shuffled, augmented batches. The last incomplete batch of an epoch is left out; the shuffle changes which."""
+    """Shuffled, augmented batches, or a rank's rows of each.
+
+    The last incomplete batch of an epoch is left out; the shuffle changes which.
+    """
 
     def __init__(
         self,
@@ -23,12 +27,14 @@ class TrainBatches:
         batch_size: int,
         seed: int,
         layout: torch.memory_format,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.labels = split.labels
         self.padded = augment.pad(split.images, policy.crop_padding)
         self.size = tuple(split.images.shape[1:3])
         self.policy = policy
         self.batch_size = batch_size
+        self.rows = ranks.rows(batch_size)
         self.seed = seed
         self.prepare = Prepare(preprocessing, split.images.device, layout)
 
@@ -43,7 +49,7 @@ class TrainBatches:
         if policy.cutout:
             holes = augment.draw_cutout(len(self.labels), self.seed, epoch, *self.size).to(self.labels.device)
         for batch in range(start, len(self)):
-            samples = draws.order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            samples = draws.order[batch * self.batch_size : (batch + 1) * self.batch_size][self.rows]
             corner = draws.top[samples], draws.left[samples]
             images = augment.crop(self.padded, samples, *corner, policy.crop_padding)
             if policy.flip:
@@ -54,13 +60,22 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Every image once, in order, as it is; the last batch is as small as it has to be."""
+    """Every image once, in order, as it is; the last batch is as small as it has to be.
+
+    A rank has its rows of each batch, perhaps none of the last one, so all have the same number of batches.
+    """
 
     def __init__(
-        self, split: Split, preprocessing: Preprocessing, batch_size: int, layout: torch.memory_format
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        layout: torch.memory_format,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.split = split
         self.batch_size = batch_size
+        self.ranks = ranks
         self.prepare = Prepare(preprocessing, split.images.device, layout)
 
     def __len__(self) -> int:
@@ -70,7 +85,8 @@ class EvalBatches:
         for images, labels in zip(
             self.split.images.split(self.batch_size), self.split.labels.split(self.batch_size), strict=True
         ):
-            yield self.prepare(images), labels
+            rows = self.ranks.rows(len(labels))
+            yield self.prepare(images[rows]), labels[rows]
 
 
 class Prepare:

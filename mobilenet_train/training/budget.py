@@ -6,9 +6,11 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
+from mobilenet_train.distributed import from_first
 from mobilenet_train.training.evaluate import evaluate
 from mobilenet_train.training.plan import Plan
 from mobilenet_train.training.state import TrainState
@@ -98,5 +100,6 @@ class Budget:
         state.elapsed = self._clock() - self._began
         left = self.seconds - state.elapsed - CLOSING_SECONDS
         most = self._plan.updates
-        state.updates = affordable_updates(state.step, left, self._pace, self._plan.updates_per_epoch, most)
+        plan = partial(affordable_updates, state.step, left, self._pace, self._plan.updates_per_epoch, most)
+        state.updates = from_first(self._plan.runtime.ranks, plan)  # the ranks' clocks differ
         self._next_plan = state.step + max(FEWEST_UPDATES, (state.updates - state.step) // 4)

@@ -71,6 +71,12 @@ def load(path: Path) -> dict[str, Any]:
     return saved
 
 
+def find_latest(folder: Path) -> tuple[dict[str, Any], str | None] | None:
+    """What `load_latest` returns, or None if no checkpoint was written yet."""
+    found = any((folder / name).exists() for name in ("last.pt", "previous.pt"))
+    return load_latest(folder) if found else None
+
+
 def load_latest(folder: Path) -> tuple[dict[str, Any], str | None]:
     """The newest whole checkpoint, and a warning if that is not last.pt.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilenet_train.distributed import summed
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.results import Score
 
@@ -22,26 +23,31 @@ def evaluate(
     stop: Callable[[], bool],
     show: Callable[[Tensor], None] = lambda _: None,
 ) -> Score:
-    """Mean cross-entropy, top-1 and (above ten classes) top-5 over all images; sums are kept on the device.
+    """Mean cross-entropy, top-1 and (above ten classes) top-5 over all images of all ranks.
+
+    Sums are kept on the device.
 
     `show` is handed the logits (B, classes) of each batch. Leaves the model in the mode it was in.
     Raises Interrupted between batches if `stop()` says so.
     """
     training = model.training
     model.eval()
-    totals = torch.zeros(3, dtype=torch.float64, device=runtime.device)
+    totals = torch.zeros(3, dtype=runtime.sum_dtype, device=runtime.device)
     count = classes = 0
     for images, labels in batches:
         if stop():
             raise Interrupted
+        if len(labels) == 0:  # this rank has no share of a small last batch
+            continue
         with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
             logits = model(images).float()
         totals += batch_sums(logits, labels)
         show(logits)
         count, classes = count + len(labels), logits.shape[1]
     model.train(training)
-    loss, top1, top5 = (totals / count).tolist()
-    return Score(loss, 100 * top1, 100 * top5 if classes > 10 else None)
+    sums = summed(runtime.ranks, torch.cat([totals, totals.new_tensor([count, classes > 10])]))
+    loss, top1, top5 = (sums[:3] / sums[3]).tolist()
+    return Score(loss, 100 * top1, 100 * top5 if sums[4] > 0 else None)
 
 
 def batch_sums(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
+from mobilenet_train.distributed import agreed
 from mobilenet_train.errors import RunError
 from mobilenet_train.training.budget import Budget
 from mobilenet_train.training.evaluate import Interrupted, evaluate
@@ -45,7 +46,7 @@ def fit(
     """
     while state.batch > 0 or (state.step < state.updates and not early_stopped(state, plan)):
         if state.batch == 0:
-            state.sums = new_sums(plan.runtime.device, started_at=time.time())
+            state.sums = new_sums(plan.runtime, started_at=time.time())
         yield EpochStarted(state.epoch, state.batch, state.sums.started_at)
         yield from train_epoch(state, batches.train, plan, save, stop, budget)
         result = finish_epoch(state, batches, plan, save, stop)
@@ -78,7 +79,7 @@ def train_epoch(
             check_finite(state, plan)
             save()
             raise Interrupted
-        if time.monotonic() - saved_at > 60 * plan.config.checkpoint.every_minutes:
+        if agreed(plan.runtime.ranks, time.monotonic() - saved_at > 60 * plan.config.checkpoint.every_minutes):
             check_finite(state, plan)
             save()
             saved_at = time.monotonic()

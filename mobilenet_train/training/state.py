@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.results import EpochResult, Score
 
@@ -24,8 +25,8 @@ class Best:
 class EpochSums:
     """The running totals of the current epoch. Tensors stay on the device, so that adding needs no sync."""
 
-    totals: Tensor  # float64 (2,): sum of losses, number right
-    last_batch: Tensor  # float64 (2,): mean loss and top-1 (percent) of the last batch
+    totals: Tensor  # (2,) of the runtime's sum_dtype: sum of losses, number right
+    last_batch: Tensor  # (2,): mean loss and top-1 (percent) of the last batch
     seen: int = 0
     seconds: float = 0.0
     started_at: float = 0.0
@@ -51,6 +52,7 @@ class TrainState:
     sums: EpochSums
     first_bad_step: Tensor  # int64 (): the first update with a loss that was not finite, or -1
     updates: int  # planned for the whole run; a budget plans again as it goes on
+    replica: nn.Module | None = None  # the model as several ranks train it, exchanging gradients
     step: int = 0
     epoch: int = 0
     batch: int = 0
@@ -83,17 +85,17 @@ class TrainState:
         self.scaler.load_state_dict(saved["scaler"])
         for name in COUNTERS:
             setattr(self, name, saved["progress"][name])
+        like = self.sums.totals
         self.sums = EpochSums(**saved["sums"])
-        self.sums.totals = self.sums.totals.to(self.first_bad_step.device)
-        self.sums.last_batch = self.sums.last_batch.to(self.first_bad_step.device)
+        self.sums.totals, self.sums.last_batch = self.sums.totals.to(like), self.sums.last_batch.to(like)
         self.best = Best(**saved["best"]) if saved["best"] else None
         self.first_bad_step.fill_(-1)
         self.history = [result_from_dict(values) for values in saved["history"]]
         self.test_predictions = saved.get("test_predictions")  # a checkpoint from before there were any
 
 
-def new_sums(device: torch.device, started_at: float = 0.0) -> EpochSums:
-    zeros = torch.zeros(2, dtype=torch.float64, device=device)
+def new_sums(runtime: Runtime, started_at: float = 0.0) -> EpochSums:
+    zeros = torch.zeros(2, dtype=runtime.sum_dtype, device=runtime.device)
     return EpochSums(zeros, zeros.clone(), started_at=started_at)
 
 

@@ -1,31 +1,40 @@
 """One optimiser update, from batches to new weights."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilenet_train.distributed import average_statistics, exchange, summed
 from mobilenet_train.seeding import STEP, key
 from mobilenet_train.training.optimizer import penalised_weights
 from mobilenet_train.training.plan import Plan
 from mobilenet_train.training.state import TrainState
 
+WARM_UP_UPDATES = 3  # CUDA graphs (device.compile=reduce-overhead) are recorded at the third
+
 
 def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], plan: Plan) -> None:
-    """Moves the weights once, by the mean gradient over all images of `batches`. Never waits for the device."""
-    config, runtime = plan.config, plan.runtime
+    """Moves the weights once, by the mean gradient over all images of `batches`. Never waits for the device.
+
+    With several ranks, `batches` are this one's rows of the global batches.
+    """
+    config, runtime, ranks = plan.config, plan.runtime, plan.runtime.ranks
+    network = state.replica or state.model
     for group in state.optimizer.param_groups:
         group["lr"] = rate_of(state, plan, state.step)
-    images_in_update = sum(len(labels) for _, labels in batches)
     for number, (images, labels) in enumerate(batches):
         torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
-        with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
-            logits = state.model(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        share = len(labels) / images_in_update
-        state.scaler.scale(share * (loss + l1_penalty(state.model, config.optim.l1))).backward()
-        record(state, logits.detach(), loss.detach(), labels)
+        share = len(labels) / config.batch_size  # of the global batch
+        with exchange(network, now=number == len(batches) - 1):
+            with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
+                logits = network(images).float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+            weight = share * ranks.size / len(batches)  # the exchange takes the mean over ranks
+            state.scaler.scale(weight * (loss + l1_penalty(state.model, config.optim.l1))).backward()
+        record(state, plan, logits.detach(), loss.detach(), labels)
     if config.optim.clip_norm is not None:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
@@ -34,8 +43,17 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     state.batch += len(batches)
+    average_statistics(state.model, ranks, share)
     if state.ema:
         state.ema.update(state.model, state.step)
+
+
+def warm_up(state: TrainState, batch: tuple[Tensor, Tensor], plan: Plan) -> None:
+    """A few updates that leave no trace in `state`: torch.compile works then, outside the time that rates count."""
+    before = deepcopy(state.state_dict())
+    for _ in range(WARM_UP_UPDATES):
+        train_update(state, [batch], plan)
+    state.load_state_dict(before)
 
 
 def rate_of(state: TrainState, plan: Plan, update: int) -> float:
@@ -50,11 +68,14 @@ def l1_penalty(model: nn.Module, strength: float) -> Tensor | float:
     return strength * torch.stack([weight.abs().sum() for weight in penalised_weights(model)]).sum()
 
 
-def record(state: TrainState, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
-    """Adds a batch to the epoch's sums and remembers the first loss that was not finite, all on the device."""
+def record(state: TrainState, plan: Plan, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
+    """Adds a global batch to the epoch's sums and remembers the first loss that was not finite, all on the device."""
+    images, dtype = plan.config.batch_size, plan.runtime.sum_dtype
     right = (logits.argmax(1) == labels).sum()
-    state.sums.totals += torch.stack([loss.double() * len(labels), right.double()])
-    state.sums.last_batch = torch.stack([loss.double(), right.double() * (100 / len(labels))])
-    state.sums.seen += len(labels)
+    part = torch.stack([loss.to(dtype) * (len(labels) / images), right.to(dtype)])
+    loss, right = summed(plan.runtime.ranks, part)
+    state.sums.totals += torch.stack([loss * images, right])
+    state.sums.last_batch = torch.stack([loss, right * (100 / images)])
+    state.sums.seen += images
     first_bad = ~loss.isfinite() & (state.first_bad_step < 0)
     state.first_bad_step = torch.where(first_bad, state.step, state.first_bad_step)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mobilenet_train.config import budget_seconds
+from mobilenet_train.ranks import ALONE
 from mobilenet_train.training.budget import CLOSING_SECONDS, Budget, Pace, affordable_updates
 
 
@@ -43,7 +44,8 @@ class Simulation:
     def __init__(self, seconds: float, updates_per_epoch: int, pace: Any, epoch_end: float, measured: Pace) -> None:
         self.now = 0.0
         state: Any = SimpleNamespace(step=0, updates=0, elapsed=0.0)
-        plan: Any = SimpleNamespace(updates_per_epoch=updates_per_epoch, updates=10**9)
+        runtime = SimpleNamespace(ranks=ALONE)
+        plan: Any = SimpleNamespace(updates_per_epoch=updates_per_epoch, updates=10**9, runtime=runtime)
         budget = Budget(seconds, plan, state, measured, clock=lambda: self.now)
         self.planned = [state.updates]
         while state.step < state.updates:

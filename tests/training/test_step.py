@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.errors import RunError
+from mobilenet_train.training import checkpoint
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import check_finite
-from mobilenet_train.training.step import l1_penalty, train_update
+from mobilenet_train.training.step import l1_penalty, train_update, warm_up
 
 
 def prepare(*overrides: str) -> Prepared:
@@ -33,7 +34,7 @@ def doubles(prepared: Prepared) -> list[tuple[Tensor, Tensor]]:
 
 def test_accumulated_batches_move_the_weights_as_one_large_batch() -> None:
     constant = ("optim.schedule.decay=constant", "optim.schedule.warmup=0")
-    parts, whole = prepare("optim.accumulate=2", *constant), prepare(*constant)
+    parts, whole = prepare("optim.accumulate=2", *constant), prepare("batch_size=64", *constant)
     first, second = linear(parts), linear(whole)
     batches = doubles(parts)[:2]
     train_update(parts.state, batches, parts.plan)
@@ -52,6 +53,18 @@ def test_an_update_depends_on_its_number_and_not_on_what_was_drawn_before() -> N
     train_update(other.state, [batch], other.plan)
     ours, theirs = one.state.model.state_dict(), other.state.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_compilation_is_asked_of_torch_and_its_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[object] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda _, mode: modes.append(mode))
+    prepared = prepare("device.compile=reduce-overhead", "ema.decay=0.9")
+    assert modes == ["reduce-overhead"]
+    batches = prepared.batches.train.epoch(0)
+    train_update(prepared.state, [next(batches)], prepared.plan)
+    before = checkpoint.digest(prepared.state.state_dict())
+    warm_up(prepared.state, next(batches), prepared.plan)
+    assert checkpoint.digest(prepared.state.state_dict()) == before
 
 
 def test_the_first_update_uses_the_first_rate_of_the_warmup() -> None:

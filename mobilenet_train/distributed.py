@@ -1,0 +1,158 @@
+"""What passes between ranks. Alone, a process comes through every function here untouched.
+
+Each rank takes its rows of every global batch, and after an update all ranks hold the same state, to the bit. So
+a checkpoint knows nothing of ranks, rank 0 alone writes, and all come to the same decisions at the same time.
+"""
+
+import atexit
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from mobilenet_train.errors import RunError
+from mobilenet_train.ranks import Ranks, let_the_first_report, ranks_from_environment
+
+T = TypeVar("T")
+
+
+def join() -> Ranks:
+    """Meets the other ranks, if there are any, and returns this one's place. Later calls find them there.
+
+    Raises RunError if they can't be reached.
+    """
+    ranks = ranks_from_environment()
+    if ranks.size == 1 or dist.is_initialized():
+        return ranks
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store = next(dist.rendezvous("env://"))[0]
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"the {ranks.size} ranks can't meet ({_reason(error)}); start them with torchrun") from error
+    atexit.register(dist.destroy_process_group)
+
+    def first_to_fail() -> bool:
+        try:
+            return store.add("mnet-train/failures", 1) == 1
+        except RuntimeError:  # the store is gone: rank 0 held it, as no torchrun did, and was killed
+            return True
+
+    let_the_first_report(first_to_fail)
+    return ranks
+
+
+@contextmanager
+def contact(ranks: Ranks) -> Iterator[None]:
+    """Turns the loss of another rank into a RunError that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if ranks.size == 1 or not lost:
+            raise
+        raise RunError(
+            f"another rank was killed, or its machine can't be reached any more ({_reason(error)}). With run_dir=DIR "
+            "the same command goes on from the last checkpoint; torchrun --max-restarts=N gives it by itself"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The part of a gloo, NCCL or store error that means something to people."""
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    return first_line.rpartition("] ")[2].partition(". ")[0]
+
+
+def agreed(ranks: Ranks, number: int) -> int:
+    """The largest `number` that any rank says, on every rank. They wait for each other here, but not for a GPU."""
+    if ranks.size == 1:
+        return number
+    value = torch.tensor(number)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def from_first(ranks: Ranks, function: Callable[[], T]) -> T:
+    """What `function` returns on rank 0, on every rank: plain values, and tensors on the CPU."""
+    if ranks.size == 1:
+        return function()
+    box = [function() if ranks.leads else None]
+    dist.broadcast_object_list(box)
+    return box[0]  # type: ignore[return-value]
+
+
+def local_first(ranks: Ranks, function: Callable[[], T]) -> T:
+    """`function()` on every rank, on each machine by its first rank before the others: for downloads and caches."""
+    if ranks.local_rank > 0:
+        agreed(ranks, 0)
+    result = function()
+    if ranks.local_rank == 0:
+        agreed(ranks, 0)
+    return result
+
+
+def summed(ranks: Ranks, values: Tensor) -> Tensor:
+    """The sum of `values` over all ranks, on every rank."""
+    if ranks.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def replicate(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module | None:
+    """What training calls in place of `model` where there are several ranks; its gradients are means over them."""
+    if ranks.size == 1:
+        return None
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # of squeeze-and-excite's few 1x1 weights
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def exchange(network: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """Forward and backward passes inside exchange gradients if `now`, else they add up what is exchanged later."""
+    return nullcontext() if now or not isinstance(network, DistributedDataParallel) else network.no_sync()
+
+
+def average_statistics(model: nn.Module, ranks: Ranks, share: float) -> None:
+    """Makes batch-norm's running statistics the mean over ranks, weighted by each one's `share` of the images.
+
+    As an average of averages it comes out the same however often it is taken, once an epoch or after every update.
+    """
+    if ranks.size == 1:
+        return
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
+    statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+    if not statistics:
+        return
+    means = summed(ranks, share * torch.cat(statistics))
+    torch._foreach_copy_(statistics, list(means.split([len(value) for value in statistics])))
+
+
+class SharedDropout(nn.Dropout):
+    """(b, ...) -> the same shape: this rank's rows of what dropout does to the global batch."""
+
+    def __init__(self, p: float, ranks: Ranks, batch_size: int) -> None:
+        super().__init__(p)
+        self.batch_size, self.rows = batch_size, ranks.rows(batch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        mask = F.dropout(x.new_ones(self.batch_size, *x.shape[1:]), self.p)
+        return x * mask[self.rows]
+
+
+def share_dropout(module: nn.Module, ranks: Ranks, batch_size: int) -> None:
+    """Lets every nn.Dropout in `module` draw its mask for the global batch, so that ranks don't change it."""
+    if ranks.size == 1:
+        return
+    for name, child in module.named_children():
+        if type(child) is nn.Dropout:
+            setattr(module, name, SharedDropout(child.p, ranks, batch_size))
+        share_dropout(child, ranks, batch_size)

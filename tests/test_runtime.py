@@ -1,0 +1,69 @@
+"""Which device and how many threads a rank gets."""
+
+import pytest
+import torch
+from conftest import TINY, configure
+
+from mobilenet_train import runtime
+from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.ranks import ALONE, Ranks, ranks_from_environment
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, apple: bool = False) -> None:
+    """Lets torch say that it sees so many CUDA devices, or Apple's."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+
+
+def prepare(ranks: Ranks, *overrides: str) -> runtime.Runtime:
+    return runtime.prepare(configure(*TINY, *overrides).device, ranks)
+
+
+def test_auto_takes_cuda_before_apples_gpu_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, gpus=1, apple=True)
+    assert prepare(ALONE, "device=auto").precision == "bf16"
+    machine(monkeypatch, apple=True)
+    found = prepare(ALONE, "device=auto")
+    assert (found.device.type, found.precision, found.sum_dtype) == ("mps", "fp32", torch.float32)
+    assert prepare(Ranks(1, 2, 1, 2), "device=auto").device.type == "cpu", "ranks can't share Apple's GPU"
+    machine(monkeypatch)
+    found = prepare(ALONE, "device=auto")
+    assert (found.device.type, found.sum_dtype) == ("cpu", torch.float64)
+
+
+def test_each_rank_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, gpus=2)
+    assert prepare(Ranks(3, 4, 1, 2), "device=cuda").device == torch.device("cuda", 1)
+    with pytest.raises(RunError, match=r"no GPU for each of 3 ranks: torch sees 2 .* --nproc-per-node=2"):
+        prepare(Ranks(2, 3, 2, 3), "device=cuda")
+
+
+def test_ranks_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_usable_cores", lambda: 8)
+    chosen = ("device=cpu", "device.threads=null")
+    assert prepare(ALONE, *chosen).threads == 8
+    assert prepare(Ranks(0, 6, 0, 3), *chosen).threads == 2
+    assert prepare(Ranks(0, 16, 0, 16), *chosen).threads == 1
+
+
+def test_synchronised_batch_norm_is_refused_where_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+    with pytest.raises(ConfigError, match=r"device\.sync_batch_norm=true needs CUDA"):
+        configure(*TINY, "device=cpu", "device.sync_batch_norm=true")
+    with pytest.raises(ConfigError, match=r"device\.sync_batch_norm=true needs CUDA"):
+        prepare(ALONE, "device=auto", "device.sync_batch_norm=true")
+
+
+def test_the_environment_says_which_rank_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks_from_environment() == ALONE
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert ranks_from_environment() == Ranks(5, 8, 5, 8)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert ranks_from_environment() == Ranks(5, 8, 1, 4)

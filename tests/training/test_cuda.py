@@ -1,0 +1,58 @@
+"""The same training on a GPU: precision, compilation and memory. Skipped where there is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, configure
+from rich.console import Console
+
+from mobilenet_train import run_folder
+from mobilenet_train.cli.prepare import prepare_run
+from mobilenet_train.cli.session import train
+from mobilenet_train.ranks import ALONE
+from mobilenet_train.signals import StopSignals
+from mobilenet_train.training.step import train_update
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here"),
+]
+
+
+def losses(*overrides: str) -> list[float]:
+    """The loss of each update of an epoch."""
+    prepared = prepare_run(configure(*TINY, *overrides))
+    found = []
+    for batch in prepared.batches.train.epoch(0):
+        train_update(prepared.state, [batch], prepared.plan)
+        found.append(float(prepared.state.sums.last_batch[0]))
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("mode", ["null", "default", "reduce-overhead"])
+def test_the_first_losses_are_those_of_the_cpu(precision: str, mode: str) -> None:
+    ours = losses("device=cuda", f"device.precision={precision}", f"device.compile={mode}")
+    assert ours == pytest.approx(losses("device=cpu"), rel=0.05)
+
+
+def test_a_gradient_that_overflows_fp16_moves_nothing_and_lowers_the_scale() -> None:
+    prepared = prepare_run(configure(*TINY, "device=cuda", "device.precision=fp16"))
+    state = prepared.state
+    before = [parameter.clone() for parameter in state.model.parameters()]
+    state.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**60)
+    train_update(state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+    assert state.scaler.get_scale() < 2.0**60
+
+
+def test_the_summary_says_how_much_gpu_memory_was_used(tmp_path: Path) -> None:
+    config = configure(*TINY, "device=cuda", f"run_dir={tmp_path / 'run'}")
+    folder, held = run_folder.create(config, [])
+    with held:
+        assert train(prepare_run(config), folder, Console(quiet=True), StopSignals(ALONE)) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["memory_kind"] == "CUDA allocator"
+    assert summary["peak_memory_bytes"] > 1_000_000
