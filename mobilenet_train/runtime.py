@@ -33,7 +33,7 @@ def prepare(config: DeviceConfig) -> Runtime:
     Raises RunError if the device is not there, ConfigError if it lacks the precision asked for.
     """
     keep_freed_memory()
-    threads = config.threads or _usable_cores()
+    threads = config.threads or usable_cores()
     torch.set_num_threads(threads)
     device = _device(config.name)
     if device.type == "cuda":
@@ -57,7 +57,7 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TOP_PAD, 2**30)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Cores this process may run on, where the system can tell (Linux), else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

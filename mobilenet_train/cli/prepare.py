@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from mobilenet_train.config import NetworkConfig, TrainConfig
+from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
+from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
 from mobilenet_train.errors import RunError
@@ -40,12 +42,16 @@ class Prepared:
         return self.plan.runtime
 
 
-def prepare_run(config: TrainConfig) -> Prepared:
-    """Reads the data, builds the network and counts its cost. Raises UserError if anything does not fit."""
+def prepare_run(config: TrainConfig, listener: Listener = SILENT) -> Prepared:
+    """Reads the data, builds the network and counts its cost; `listener` hears of what takes long.
+
+    Raises UserError if anything does not fit, StoppedError if the listener asks to stop.
+    """
     runtime = prepare(config.device)
-    dataset = load(config.dataset, config.seed)
-    plan = make_plan(config, runtime, len(dataset.train))
+    dataset = load(config.dataset, config.seed, listener)
     dataset = dataset.to(runtime.device)
+    weights = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None
+    plan = make_plan(config, runtime, len(dataset.train), weights)
     model = build_model(config, len(dataset.class_names))
     cost = count_costs(model, config.dataset.resolution)
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
@@ -78,7 +84,15 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
 def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Batches:
     pre, layout, size = dataset.preprocessing, runtime.memory_format, config.eval.batch_size
     return Batches(
-        train=TrainBatches(dataset.train, pre, config.augment, config.batch_size, config.seed, layout),
+        train=TrainBatches(
+            dataset.train,
+            pre,
+            config.augment,
+            config.batch_size,
+            config.seed,
+            layout,
+            balanced=config.balance == "sampling",
+        ),
         test=EvalBatches(dataset.test, pre, size, layout),
         val=EvalBatches(dataset.val, pre, size, layout) if dataset.val else None,
     )

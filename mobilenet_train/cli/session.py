@@ -11,11 +11,13 @@ import torch
 from rich.console import Console
 
 from mobilenet_train import run_folder
-from mobilenet_train.cli import report
+from mobilenet_train.cli import preparation, report
 from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
 from mobilenet_train.config import TrainConfig, budget_seconds
+from mobilenet_train.data.cache import StoppedError
+from mobilenet_train.data.stored import WORKER_KILLED
 from mobilenet_train.errors import RunError, UserError
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.tracking import Trackers, read_summary
@@ -35,8 +37,12 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
         say(console, f"{folder} is finished already; nothing to do")
         return 0
     held = run_folder.lock(folder) if folder is not None else None
-    with memory_advice():
-        prepared = prepare_run(config)
+    try:
+        with memory_advice(), preparation.shown(console, stop) as listener:
+            prepared = prepare_run(config, listener)
+    except StoppedError:
+        say(console, "stopped while the pictures were prepared; the same command goes on from there")
+        return stop.exit_code
     report.describe(prepared, console)
     if config.dry_run:
         report.estimate(prepared, console)
@@ -99,7 +105,7 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     say(console, f"run folder: {folder}")
     try:
         summarise("running")
-        with memory_advice():
+        with memory_advice(), worker_advice(folder):
             budget = start_budget(prepared, console)
             follow(prepared, folder, console, stop, budget)
     except Interrupted:
@@ -200,6 +206,21 @@ def memory_advice() -> Iterator[None]:
         raise RunError(
             "out of memory: lower batch_size (optim.accumulate keeps the update's size), eval.batch_size or "
             "dataset.resolution"
+        ) from error
+
+
+@contextmanager
+def worker_advice(folder: Path) -> Iterator[None]:
+    """Turns the death of a process that decodes pictures into a RunError that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(WORKER_KILLED):
+            raise
+        raise RunError(
+            f"a process that decodes pictures was killed ({str(error).splitlines()[0]}), often by the system for lack "
+            "of memory: try fewer dataset.workers, a lower batch_size, or dataset.cache=disk, which needs none. Go on "
+            f"with:\n  mnet-train resume={folder}"
         ) from error
 
 

@@ -22,7 +22,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
         torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
         with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
             logits = state.model(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        loss = training_loss(logits, labels, plan)
         share = len(labels) / images_in_update
         state.scaler.scale(share * (loss + l1_penalty(state.model, config.optim.l1))).backward()
         record(state, logits.detach(), loss.detach(), labels)
@@ -36,6 +36,14 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     state.batch += len(batches)
     if state.ema:
         state.ema.update(state.model, state.step)
+
+
+def training_loss(logits: Tensor, labels: Tensor, plan: Plan) -> Tensor:
+    """Mean cross-entropy; with class weights the mean of the weighted ones (not divided by the batch's weights)."""
+    smoothing, weights = plan.config.label_smoothing, plan.class_weights
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum") / len(labels)
 
 
 def rate_of(state: TrainState, plan: Plan, update: int) -> float:
