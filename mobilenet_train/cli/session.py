@@ -41,7 +41,10 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
         with memory_advice(), preparation.shown(console, stop) as listener:
             prepared = prepare_run(config, listener)
     except StoppedError:
-        say(console, "stopped while the pictures were prepared; the same command goes on from there")
+        say(
+            console,
+            "stopped while the pictures were prepared; those that are in dataset.cache_dir need not be done again",
+        )
         return stop.exit_code
     report.describe(prepared, console)
     if config.dry_run:

@@ -148,7 +148,7 @@ def _make(home: Path, listing: Listing, size: int, keep_pictures: bool, workers:
             done = _read_journal(journal)
             _announce(partial, listing, size if keep_pictures else 0, len(done), listener)
             _fill(partial, journal, done, listing, size, keep_pictures, workers, listener)
-        (partial / "journal").unlink()
+    (partial / "journal").unlink(missing_ok=True)
     _sync(partial)
     partial.rename(home)
     _sync(home.parent)

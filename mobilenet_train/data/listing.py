@@ -161,7 +161,7 @@ def _files(folder: Path) -> tuple[_Files, int]:
             time.append(-1)
         else:
             size.append(state.st_size)
-            time.append(state.st_mtime_ns)
+            time.append(max(state.st_mtime_ns, state.st_ctime_ns))  # ctime: rights, and contents with a mended mtime
     return _Files(np.array(names, np.bytes_), size, time), others
 
 

@@ -110,6 +110,9 @@ def _groups(classes: Any) -> dict[str, list[str]]:
 def _chosen(found: Found, config: PicturesConfig, seed: int) -> Tensor:
     """The rows (sorted) that `fraction` and `max_per_class` leave; only these are ever opened."""
     train, test = (~found.test).nonzero()[:, 0], found.test.nonzero()[:, 0]
+    for what, rows in (("training", train), ("test", test)):
+        if len(rows) == 0:
+            raise RunError(f"there are no {what} pictures in {found.listing.root}")
     train = train[stratified_sample(found.labels[train], seed, config.fraction, config.max_per_class)]
     test = test[stratified_sample(found.labels[test], seed, max_per_class=config.max_per_class)]
     return torch.cat([train, test]).sort().values
@@ -160,14 +163,15 @@ def _judge(config: PicturesConfig, listing: Listing, size: int, bad: dict[int, s
 def _check_classes(what: str, labels: Tensor, class_names: list[str]) -> None:
     counts = labels.bincount(minlength=len(class_names))
     if len(labels) == 0:
-        raise RunError(f"there are no {what} pictures")
+        raise RunError(f"none of the {what} pictures can be used")
     if what == "training" and int(counts.min()) == 0:
         raise RunError(f"class {class_names[int(counts.argmin())]!r} has no training pictures")
 
 
 def _warn_of_duplicates(listing: Listing, digests: np.ndarray, rows: dict[str, Tensor], listener: Listener) -> None:
     """Says how many test files are training files too, byte for byte: their accuracy would be memory."""
-    training = {digests[row].tobytes(): row for row in rows["training"].tolist()}
+    held = {digests[row].tobytes() for row in rows["test"].tolist()}
+    training = {key: row for row in rows["training"].tolist() if (key := digests[row].tobytes()) in held}
     twice = [(row, training[key]) for row in rows["test"].tolist() if (key := digests[row].tobytes()) in training]
     if twice:
         test, train = twice[0]

@@ -34,6 +34,8 @@ def list_shards(shards: Sequence[Path], index_folder: Path) -> tuple[Listing, np
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
     indexes = [_index(shard, index_folder) for shard in shards]
     counts = [len(index["labels"]) for index in indexes]
+    if sum(counts) == 0:
+        raise RunError(f"there are no pictures in {', '.join(map(str, shards[:3]))}")
     listing = Listing(
         root,
         tuple(str(shard.relative_to(root)) for shard in shards),

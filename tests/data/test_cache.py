@@ -133,6 +133,18 @@ def test_a_stopped_build_goes_on_where_it_was(
     assert contents(tmp_path) == contents(undisturbed)
 
 
+def test_a_kill_just_before_the_last_name_is_given_leaves_no_trace(
+    photographs: Listing, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(StoppedError))
+        with pytest.raises(StoppedError):
+            prepare(photographs, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.partial/journal")] == ["journal"]
+    prepare(photographs, tmp_path)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
 def test_a_line_of_the_journal_that_a_kill_tore_is_done_again(
     photographs: Listing, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -217,11 +229,13 @@ def test_the_key_changes_with_files_their_times_and_every_setting(two: Path) -> 
     keys |= {key(two, size=25), key(two, pictures=False)}
     os.utime(two / "a/0.png", ns=(1, 1))
     keys.add(key(two))
+    (two / "a/1.png").chmod(0o600)
+    keys.add(key(two))
     (two / "a/2.png").write_bytes(encoded(draw(2), "PNG"))
     keys.add(key(two))
     (two / "a/2.png").rename(two / "a/3.png")
     keys.add(key(two))
-    assert len(keys) == 6
+    assert len(keys) == 7
 
 
 def test_a_damaged_cache_says_what_to_delete(photographs: Listing, undisturbed: Path, tmp_path: Path) -> None:

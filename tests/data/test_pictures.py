@@ -17,6 +17,7 @@ from mobilenet_train.data.sources import load
 from mobilenet_train.data.stored import MappedImages, StreamedImages
 from mobilenet_train.data.synsets import imagenet_words
 from mobilenet_train.errors import RunError
+from tests.conftest import configure
 from tests.data.pictures_for_tests import COLOURS, draw, encoded, folder_config, spoil, tree
 
 
@@ -74,6 +75,11 @@ def test_a_class_may_be_made_of_several_folders(photographs: Path) -> None:
     assert data.class_names == ("insect", "mammal")
     assert counts(data.train) == [24, 12]
     assert counts(data.test) == [8, 4]
+
+
+def test_groups_of_folders_can_be_said_on_the_command_line() -> None:
+    config = configure("dataset=imagenet_subset", "dataset.classes={fish:[tench],house:[church,n03425413]}").dataset
+    assert config.classes == {"fish": ["tench"], "house": ["church", "n03425413"]}  # type: ignore[attr-defined]
 
 
 def test_shares_are_taken_before_any_picture_is_opened(photographs: Path) -> None:
@@ -209,6 +215,12 @@ def test_a_class_left_without_training_pictures_is_named(tmp_path: Path) -> None
         path.write_bytes(b"")
     with pytest.raises(RunError, match="class 'bee' has no training pictures"):
         load(folder_config(root, on_bad_image="skip"), 0)
+
+
+def test_a_split_without_pictures_is_named(tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree", train=2, test=0)
+    with pytest.raises(RunError, match="there are no test pictures in"):
+        load(folder_config(root), 0)
 
 
 def test_duplicates_across_the_splits_are_warned_of(tmp_path: Path) -> None:
