@@ -1,10 +1,14 @@
 """Classes of unequal size: weights with a mean of one, and an order that shows every class equally often."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from mobilenet_train.data.balance import balanced_order, class_weights
 from mobilenet_train.data.batches import TrainBatches
+from mobilenet_train.training.step import training_loss
 from tests.data.images_for_tests import NOTHING, PLAIN, numbered
 
 UNEVEN = torch.tensor([0] * 70 + [1] * 25 + [2] * 5)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
@@ -18,6 +22,16 @@ def test_weights_are_inverse_to_the_counts_and_one_on_average() -> None:
 
 def test_even_classes_have_weights_of_one() -> None:
     assert class_weights(torch.arange(40) % 4, 4).tolist() == [1.0] * 4
+
+
+def test_the_weighted_loss_is_a_mean_over_samples_so_that_halves_make_up_a_batch() -> None:
+    weights, labels = torch.tensor([0.5, 1.0, 4.0]), UNEVEN[:20]
+    plan: Any = SimpleNamespace(config=SimpleNamespace(label_smoothing=0.0), class_weights=weights)
+    logits = torch.randn(20, 3, generator=torch.Generator().manual_seed(3))
+    each = torch.stack([-row.log_softmax(0)[label] * weights[label] for row, label in zip(logits, labels, strict=True)])
+    assert float(training_loss(logits, labels, plan)) == pytest.approx(float(each.mean()))
+    halves = [training_loss(logits[part], labels[part], plan) for part in (slice(0, 10), slice(10, 20))]
+    assert float(sum(halves) / 2) == pytest.approx(float(each.mean()))
 
 
 def test_every_class_comes_equally_often_and_small_ones_evenly_repeated() -> None:
