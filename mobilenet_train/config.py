@@ -18,6 +18,8 @@ from mobilenet_train.errors import ConfigError
 
 ACTIVATIONS = ("paper", "relu", "relu6", "hard_swish")
 DECAYS = ("cosine", "linear", "step", "exponential", "constant")
+BALANCES = ("none", "loss", "sampling")
+CACHES = ("auto", "memory", "disk", "off")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")  # torch.compile's
 
@@ -85,6 +87,29 @@ class DigitsConfig(DatasetConfig):
 class CustomDatasetConfig(DatasetConfig):
     factory: str = MISSING
     args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PicturesConfig(DatasetConfig):
+    store_size: int | None = MISSING
+    cache: str = MISSING
+    cache_dir: str = MISSING
+    workers: int | None = MISSING
+    on_bad_image: str = MISSING
+
+
+@dataclass
+class FolderConfig(PicturesConfig):
+    root: str = MISSING
+    classes: Any = MISSING  # null, [class, ...] or {class: [folder, ...]}
+    test_fraction: float = MISSING
+
+
+@dataclass
+class WebDatasetConfig(PicturesConfig):
+    train: str = MISSING
+    test: str = MISSING
+    class_names: str | None = MISSING
 
 
 @dataclass
@@ -185,6 +210,7 @@ class TrainConfig:
     batch_size: int = MISSING
     seed: int = MISSING
     label_smoothing: float = MISSING
+    balance: str = MISSING
     ema: EmaConfig = field(default_factory=EmaConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -208,7 +234,13 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "v3_small": V3Config,
         "custom": CustomModelConfig,
     },
-    "dataset": {"cifar10": Cifar10Config, "digits": DigitsConfig, "custom": CustomDatasetConfig},
+    "dataset": {
+        "cifar10": Cifar10Config,
+        "digits": DigitsConfig,
+        "imagenet_subset": FolderConfig,
+        "webdataset": WebDatasetConfig,
+        "custom": CustomDatasetConfig,
+    },
     "augment": {"none": AugmentConfig, "basic": AugmentConfig, "shift": AugmentConfig},
     "optim": {"sgd": SgdConfig, "rmsprop": RmspropConfig, "adam": AdamConfig, "adamw": AdamConfig},
     "device": {"auto": DeviceConfig, "cpu": DeviceConfig, "cuda": DeviceConfig},
@@ -395,6 +427,7 @@ def _run_rules(c: TrainConfig) -> list[Rule]:
         ),
         ("seed", c.seed, 0 <= c.seed < 2**32, "a whole number from 0 to 4294967295"),
         ("label_smoothing", c.label_smoothing, 0 <= c.label_smoothing < 1, "0 <= label_smoothing < 1"),
+        ("balance", c.balance, c.balance in BALANCES, f"one of {', '.join(BALANCES)}"),
         ("ema.decay", c.ema.decay, 0 <= c.ema.decay < 1, "0 (off) <= ema.decay < 1"),
         (
             "early_stop.patience",
@@ -467,7 +500,43 @@ def _data_rules(c: TrainConfig) -> list[Rule]:
         ),
         ("augment.crop_padding", a.crop_padding, 0 <= a.crop_padding <= 64, "pixels, from 0 to 64"),
         ("augment.cutout", a.cutout, 0 <= a.cutout <= 4096, "pixels, from 0 (off) to 4096"),
+        *(_picture_rules(d) if isinstance(d, PicturesConfig) else []),
     ]
+
+
+def _picture_rules(d: PicturesConfig) -> list[Rule]:
+    rules: list[Rule] = [
+        (
+            "dataset.store_size",
+            d.store_size,
+            d.store_size is None or d.resolution <= d.store_size <= 4096,
+            f"null or pixels, from dataset.resolution={d.resolution} to 4096",
+        ),
+        ("dataset.cache", d.cache, d.cache in CACHES, f"one of {', '.join(CACHES)}"),
+        (
+            "dataset.workers",
+            d.workers,
+            d.workers is None or 0 <= d.workers <= 1024,
+            "null (one a core) or a whole number from 0 to 1024",
+        ),
+        ("dataset.on_bad_image", d.on_bad_image, d.on_bad_image in ("error", "skip"), "error or skip"),
+    ]
+    if isinstance(d, FolderConfig):
+        allowed = "null, a list of class folders, or {class: [folders]}; two or more classes, no folder twice"
+        rules += [
+            ("dataset.classes", d.classes, _classes_ok(d.classes), allowed),
+            ("dataset.test_fraction", d.test_fraction, 0 < d.test_fraction < 1, "0 < dataset.test_fraction < 1"),
+        ]
+    return rules
+
+
+def _classes_ok(classes: Any) -> bool:
+    if not isinstance(classes, list | dict):
+        return classes is None
+    groups = list(classes.values()) if isinstance(classes, dict) else [[name] for name in classes]
+    folders = [folder for group in groups for folder in group] if all(isinstance(g, list) for g in groups) else [None]
+    named = all(isinstance(folder, str) for folder in folders)
+    return len(groups) >= 2 and all(groups) and named and len(set(folders)) == len(folders)
 
 
 def _optim_rules(o: OptimConfig) -> list[Rule]:

@@ -40,7 +40,7 @@ def prepare(config: DeviceConfig, ranks: Ranks = ALONE) -> Runtime:
     Raises RunError if the device is not there, ConfigError if it lacks what was asked for.
     """
     keep_freed_memory()
-    threads = config.threads or max(1, _usable_cores() // ranks.local_size)
+    threads = config.threads or max(1, usable_cores() // ranks.local_size)
     torch.set_num_threads(threads)
     device = _device(config.name, ranks)
     if config.sync_batch_norm and device.type != "cuda":
@@ -68,7 +68,7 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TOP_PAD, 2**30)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Cores this process may run on, where the system can tell (Linux), else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

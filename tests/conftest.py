@@ -58,6 +58,18 @@ def cifar10_root() -> Path:
     return root
 
 
+@pytest.fixture
+def imagenet_subset() -> Path:
+    """The folder with the ten classes of photographs. Skips where there is none, unless MNET_REQUIRE_DATA=1."""
+    root = Path(os.environ.get("MNET_DATA", "~/.cache/mnet-train")).expanduser() / "imagenet_subset"
+    if not root.is_dir():
+        message = f"no photographs in {root}; set MNET_DATA to the folder that holds imagenet_subset"
+        if os.environ.get("MNET_REQUIRE_DATA") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return root
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

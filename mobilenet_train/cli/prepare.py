@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from mobilenet_train.config import TrainConfig
+from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
+from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
 from mobilenet_train.distributed import join, local_first, replicate, share_dropout
@@ -38,13 +40,17 @@ class Prepared:
         return self.plan.runtime
 
 
-def prepare_run(config: TrainConfig) -> Prepared:
-    """Reads the data, builds the network and counts its cost. Raises UserError if anything does not fit."""
+def prepare_run(config: TrainConfig, listener: Listener = SILENT) -> Prepared:
+    """Reads the data, builds the network and counts its cost; `listener` hears of what takes long.
+
+    Raises UserError if anything does not fit, StoppedError if the listener asks to stop.
+    """
     ranks = join()
     runtime = prepare(config.device, ranks)
-    dataset = local_first(ranks, lambda: load(config.dataset, config.seed))
-    plan = make_plan(config, runtime, len(dataset.train))
+    dataset = local_first(ranks, lambda: load(config.dataset, config.seed, listener))
     dataset = dataset.to(runtime.device)
+    weights = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None
+    plan = make_plan(config, runtime, len(dataset.train), weights)
     model = build_model(config, len(dataset.class_names))
     cost = count_costs(model, config.dataset.resolution)
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
@@ -69,7 +75,16 @@ def prepare_run(config: TrainConfig) -> Prepared:
 def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Batches:
     pre, layout, size, ranks = dataset.preprocessing, runtime.memory_format, config.eval.batch_size, runtime.ranks
     return Batches(
-        train=TrainBatches(dataset.train, pre, config.augment, config.batch_size, config.seed, layout, ranks),
+        train=TrainBatches(
+            dataset.train,
+            pre,
+            config.augment,
+            config.batch_size,
+            config.seed,
+            layout,
+            ranks,
+            balanced=config.balance == "sampling",
+        ),
         test=EvalBatches(dataset.test, pre, size, layout, ranks),
         val=EvalBatches(dataset.val, pre, size, layout, ranks) if dataset.val else None,
     )

@@ -21,14 +21,16 @@ from torch import Tensor
 
 from mobilenet_train import __version__
 from mobilenet_train.cli.prepare import Prepared
-from mobilenet_train.cli.resume import FREE
+from mobilenet_train.cli.resume import is_free
 from mobilenet_train.config import TrainConfig, budget_seconds, leaves
+from mobilenet_train.data.images import Dataset
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.tracking import RunDescription, write_summary
 from mobilenet_train.training.budget import CLOSING_SECONDS, affordable_updates, measure_pace
 from mobilenet_train.training.plan import UNLIMITED
 
 PREVIEW_IMAGES = 64
+CLASSES_LISTED = 24  # in the table at the start of a run
 
 
 def say(console: Console, message: str, kind: str = "") -> None:
@@ -51,6 +53,7 @@ def describe(prepared: Prepared, console: Console) -> None:
         "images",
         f"{len(data.train):,} for training{held}, {len(data.test):,} for testing; {len(data.class_names)} classes",
     )
+    table.add_row("per class", class_counts(data))
     table.add_row(
         "network",
         f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:.2f} M multiply-adds at {resolution}x{resolution}",
@@ -82,6 +85,18 @@ def describe(prepared: Prepared, console: Console) -> None:
         )
 
 
+def class_counts(data: Dataset) -> str:
+    """How many images each class has for training + testing; of many unequal classes only the ends."""
+    train, test = (split.labels.bincount(minlength=len(data.class_names)).tolist() for split in (data.train, data.test))
+    if len(set(train)) == len(set(test)) == 1:
+        return f"{train[0]:,} for training, {test[0]:,} for testing"
+    by_size = sorted(zip(train, test, data.class_names, strict=True), key=lambda entry: -entry[0])
+    words = [f"{name} {training:,} + {testing:,}" for training, testing, name in by_size]
+    if len(words) > CLASSES_LISTED:
+        words = [*words[:3], f"... {len(words) - 6:,} more ...", *words[-3:]]
+    return ", ".join(words)
+
+
 def estimate(prepared: Prepared, console: Console) -> None:
     """Times a few real updates and one evaluation batch, and prints what the whole run would take."""
     plan, batches, config = prepared.plan, prepared.batches, prepared.config
@@ -96,7 +111,7 @@ def estimate(prepared: Prepared, console: Console) -> None:
         console,
         f"dry run: about {images_per_update(config) / pace.update:.0f} images/s, "
         f"{plan.updates_per_epoch * pace.update + pace.epoch_end:.0f} s an epoch, "
-        f"{total / 60:.1f} minutes for {updates:,} updates; nothing was written",
+        f"{total / 60:.1f} minutes for {updates:,} updates; no run folder was made",
     )
 
 
@@ -118,7 +133,7 @@ def images_per_update(config: TrainConfig) -> int:
 
 def run_description(prepared: Prepared, folder: Path) -> RunDescription:
     config, plan = prepared.config, prepared.plan
-    values = [(key, value) for key, value in leaves(OmegaConf.create(asdict(config))) if key.split(".")[0] not in FREE]
+    values = [(key, value) for key, value in leaves(OmegaConf.create(asdict(config))) if not is_free(key)]
     hparams = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
     return RunDescription(
         folder=folder,

@@ -23,6 +23,9 @@ FREE = (
     "resume",
     "resume_schedule",
     "dry_run",
+    "dataset.cache",
+    "dataset.cache_dir",
+    "dataset.workers",
 )
 
 
@@ -44,7 +47,8 @@ def resolve_resume(config: TrainConfig, overrides: list[str]) -> tuple[TrainConf
     folder = Path(config.run_dir).expanduser()
     if not (folder / "config.yaml").exists():
         return config, None
-    return merge(read_config(folder), config, list(asdict(config))), folder
+    free_parts = [key for key in FREE if "." in key]  # first, so that the groups they are in compare as equal
+    return merge(read_config(folder), config, [*free_parts, *asdict(config)]), folder
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -74,7 +78,7 @@ def merge(saved: TrainConfig, typed: TrainConfig, keys: list[str]) -> TrainConfi
         old, new = OmegaConf.select(before, key), OmegaConf.select(after, key)
         if old == new:
             continue
-        if key.split(".")[0] in FREE or (key in ("epochs", "max_steps") and _may_grow(saved, typed, old, new)):
+        if is_free(key) or (key in ("epochs", "max_steps") and _may_grow(saved, typed, old, new)):
             OmegaConf.update(before, key, new, merge=False)
             continue
         raise ConfigError(
@@ -84,6 +88,11 @@ def merge(saved: TrainConfig, typed: TrainConfig, keys: list[str]) -> TrainConfi
     merged = replace(from_values(before), resume=typed.resume, run_dir=typed.run_dir)
     check(merged)
     return merged
+
+
+def is_free(key: str) -> bool:
+    """True if a key does not change the result of a run, so that it may change when the run goes on."""
+    return key in FREE or key.split(".")[0] in FREE
 
 
 def _may_grow(saved: TrainConfig, typed: TrainConfig, old: Any, new: Any) -> bool:

@@ -12,11 +12,13 @@ import torch
 from rich.console import Console
 
 from mobilenet_train import run_folder
-from mobilenet_train.cli import report
+from mobilenet_train.cli import preparation, report
 from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
 from mobilenet_train.config import TrainConfig, budget_seconds
+from mobilenet_train.data.cache import StoppedError
+from mobilenet_train.data.stored import WORKER_KILLED
 from mobilenet_train.distributed import contact, from_first, join
 from mobilenet_train.errors import RunError, UserError
 from mobilenet_train.signals import StopSignals
@@ -41,8 +43,15 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
     lock: AbstractContextManager[Any] = nullcontext()
     if folder is not None and ranks.leads:
         lock = run_folder.lock(folder)
-    with memory_advice(), contact(ranks):
-        prepared = prepare_run(config)
+    try:
+        with memory_advice(), contact(ranks), preparation.shown(console, stop) as listener:
+            prepared = prepare_run(config, listener)
+    except StoppedError:
+        say(
+            console,
+            "stopped while the pictures were prepared; those that are in dataset.cache_dir need not be done again",
+        )
+        return stop.exit_code
     report.describe(prepared, console)
     if config.dry_run:
         report.estimate(prepared, console)
@@ -118,7 +127,7 @@ def train(prepared: Prepared, folder: Path, console: Console, stop: StopSignals)
     say(console, f"run folder: {folder}")
     try:
         summarise("running")
-        with memory_advice(), contact(ranks):
+        with memory_advice(), contact(ranks), worker_advice(folder):
             compile_ahead(prepared, console)
             budget = start_budget(prepared, console)
             follow(prepared, folder, console, stop, budget)
@@ -243,6 +252,21 @@ def memory_advice() -> Iterator[None]:
         raise RunError(
             "out of memory: lower batch_size (optim.accumulate keeps the update's size), eval.batch_size or "
             "dataset.resolution, or start more ranks, which share a batch"
+        ) from error
+
+
+@contextmanager
+def worker_advice(folder: Path) -> Iterator[None]:
+    """Turns the death of a process that decodes pictures into a RunError that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(WORKER_KILLED):
+            raise
+        raise RunError(
+            f"a process that decodes pictures was killed ({str(error).splitlines()[0]}), often by the system for lack "
+            "of memory: try fewer dataset.workers, a lower batch_size, or dataset.cache=disk, which needs none. Go on "
+            f"with:\n  mnet-train resume={folder}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, made on the device where the data lies. No worker processes."""
+"""Batches for training and evaluation, made on the run's device from images in memory or stored elsewhere."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mobilenet_train.config import AugmentConfig
 from mobilenet_train.data import augment
+from mobilenet_train.data.balance import balanced_order
 from mobilenet_train.data.images import Preprocessing, Split
 from mobilenet_train.ranks import ALONE, Ranks
 
@@ -28,15 +29,17 @@ class TrainBatches:
         seed: int,
         layout: torch.memory_format,
         ranks: Ranks = ALONE,
+        balanced: bool = False,
     ) -> None:
+        self.split = split
+        self.balanced = balanced
         self.labels = split.labels
-        self.padded = augment.pad(split.images, policy.crop_padding)
         self.size = tuple(split.images.shape[1:3])
         self.policy = policy
         self.batch_size = batch_size
         self.rows = ranks.rows(batch_size)
         self.seed = seed
-        self.prepare = Prepare(preprocessing, split.images.device, layout)
+        self.prepare = Prepare(preprocessing, split.labels.device, layout)
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
@@ -48,10 +51,13 @@ class TrainBatches:
         draws = draws.to(self.labels.device)
         if policy.cutout:
             holes = augment.draw_cutout(len(self.labels), self.seed, epoch, *self.size).to(self.labels.device)
-        for batch in range(start, len(self)):
-            samples = draws.order[batch * self.batch_size : (batch + 1) * self.batch_size][self.rows]
-            corner = draws.top[samples], draws.left[samples]
-            images = augment.crop(self.padded, samples, *corner, policy.crop_padding)
+        order = draws.order
+        if self.balanced:
+            order = balanced_order(self.labels.cpu(), self.seed, epoch).to(self.labels.device)
+        batches = [samples[self.rows] for samples in order.split(self.batch_size)[start : len(self)]]
+        for samples, images in zip(batches, self.split.batches(batches), strict=True):
+            padded, numbers = augment.pad(images, policy.crop_padding), torch.arange(len(samples), device=images.device)
+            images = augment.crop(padded, numbers, draws.top[samples], draws.left[samples], policy.crop_padding)
             if policy.flip:
                 images = augment.mirror(images, draws.flip[samples])
             if policy.cutout:
@@ -76,17 +82,17 @@ class EvalBatches:
         self.split = split
         self.batch_size = batch_size
         self.ranks = ranks
-        self.prepare = Prepare(preprocessing, split.images.device, layout)
+        self.prepare = Prepare(preprocessing, split.labels.device, layout)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for images, labels in zip(
-            self.split.images.split(self.batch_size), self.split.labels.split(self.batch_size), strict=True
-        ):
-            rows = self.ranks.rows(len(labels))
-            yield self.prepare(images[rows]), labels[rows]
+        batches = [
+            numbers[self.ranks.rows(len(numbers))] for numbers in torch.arange(len(self.split)).split(self.batch_size)
+        ]
+        for numbers, images in zip(batches, self.split.batches(batches), strict=True):
+            yield self.prepare(images), self.split.labels[numbers]
 
 
 class Prepare:

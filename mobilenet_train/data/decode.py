@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from mobilenet_train.data.listing import BadPictureError
+
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 WIDE_GREYS = ("I", "I;16", "I;16L", "I;16B")
-
-
-class BadPictureError(Exception):
-    """A file that gives no picture; the message says why, without the file's name."""
 
 
 def decode(data: bytes, height: int, width: int | None = None) -> np.ndarray:

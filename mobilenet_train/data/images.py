@@ -1,6 +1,7 @@
-"""What a data set is to the rest of the program: uint8 images and labels in memory, and how to read them."""
+"""What a data set is to the rest of the program: uint8 images and labels, and how to read them."""
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,25 +9,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mobilenet_train.data.stored import StoredImages
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.seeding import SPLIT, generator
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, H, W, 3) uint8 and labels (N,) int64, on one device."""
+    """Images (N, H, W, 3) uint8, in memory or stored elsewhere, and labels (N,) int64, on the run's device."""
 
-    images: Tensor
+    images: Tensor | StoredImages
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: Tensor) -> "Split":
-        return Split(self.images[index], self.labels[index])
+        images = self.images[index] if isinstance(self.images, Tensor) else self.images.take(index)
+        return Split(images, self.labels[index])
 
     def to(self, device: torch.device) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device))
+        images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
+        return Split(images, self.labels.to(device))
+
+    def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The images (B, H, W, 3) of each batch of indices, in order, on the device of the labels."""
+        if isinstance(self.images, Tensor):
+            return (self.images[batch] for batch in batches)
+        stored = self.images.batches([batch.cpu() for batch in batches])
+        return (images.to(self.labels.device, non_blocking=True) for images in stored)
 
 
 @dataclass(frozen=True)
@@ -129,21 +140,23 @@ def hold_out(split: Split, seed: int, fraction: float) -> tuple[Split, Split]:
     return split.take(~held), split.take(held)
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel in 0..1 of uint8 images (N, H, W, 3)."""
-    totals = torch.zeros(2, 3, dtype=torch.float64)
-    for chunk in images.split(1024):
-        values = chunk.double().flatten(0, 2) / 255
+def channel_statistics(chunks: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel in 0..1 of uint8 images, given as chunks of any shape (..., 3)."""
+    totals, pixels = torch.zeros(2, 3, dtype=torch.float64), 0
+    for chunk in chunks:
+        values = chunk.double().view(-1, 3) / 255
         totals += torch.stack([values.sum(0), values.square().sum(0)])
-    mean, square = totals / (images.numel() // 3)
+        pixels += len(values)
+    mean, square = totals / pixels
     std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def fingerprint(*splits: Split) -> str:
-    """A digest of images and labels, so that a resumed run can tell whether its data changed."""
+    """A digest of images (in memory) and labels, so that a resumed run can tell whether its data changed."""
     digest = hashlib.blake2b(digest_size=16)
     for split in splits:
+        assert isinstance(split.images, Tensor)
         digest.update(repr(tuple(split.images.shape)).encode())
         digest.update(split.images.numpy().data)
         digest.update(split.labels.numpy().data)

@@ -1,4 +1,4 @@
-"""Where images come from: CIFAR-10, scikit-learn's digits, or the user's own function."""
+"""Where images come from: CIFAR-10, scikit-learn's digits, the user's own function, or picture files."""
 
 import tarfile
 from collections.abc import Callable
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DatasetConfig
+from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DatasetConfig, PicturesConfig
+from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import (
     Dataset,
     ImageData,
@@ -22,21 +23,34 @@ from mobilenet_train.data.images import (
     make_split,
     stratified_sample,
 )
+from mobilenet_train.data.pictures import Found, Loaded, find_folder, find_webdataset, load_pictures
 from mobilenet_train.errors import RunError
 from mobilenet_train.factory import call_factory
 
 DIGITS_TEST_FRACTION = 0.2
 
 
-def load(config: DatasetConfig, seed: int) -> Dataset:
+def load(config: DatasetConfig, seed: int, listener: Listener = SILENT) -> Dataset:
     """Reads the data set, applies `fraction`, `max_per_class` and `val_fraction`, and measures what is missing.
 
     Raises RunError if the data can't be had, ConfigError if the splits asked for are impossible.
     """
-    source = SOURCES[config.name](config, seed)
+    if isinstance(config, PicturesConfig):
+        loaded = load_pictures(config, PICTURES[config.name](config, seed, listener), seed, listener)
+    else:
+        loaded = _load_arrays(config, seed)
+    if len(loaded.class_names) < 2:
+        raise RunError(f"dataset={config.name} has {len(loaded.class_names)} class; a classifier needs two or more")
+    train, val = loaded.train, None
+    if config.val_fraction > 0:
+        train, val = hold_out(train, seed, config.val_fraction)
+    names, preprocessing = tuple(loaded.class_names), _preprocessing(config, train)
+    return Dataset(train, loaded.test, val, names, preprocessing, loaded.fingerprint)
+
+
+def _load_arrays(config: DatasetConfig, seed: int) -> Loaded:
+    source: ImageData = ARRAYS[config.name](config, seed)
     classes = len(source.class_names)
-    if classes < 2:
-        raise RunError(f"dataset={config.name} has {classes} class; a classifier needs two or more")
     train = make_split(source.train_images, source.train_labels, classes, "training")
     test = make_split(source.test_images, source.test_labels, classes, "test")
     digest = fingerprint(train, test)
@@ -44,17 +58,14 @@ def load(config: DatasetConfig, seed: int) -> Dataset:
         train = train.take(stratified_sample(train.labels, seed, config.fraction, config.max_per_class))
     if config.max_per_class is not None:
         test = test.take(stratified_sample(test.labels, seed, max_per_class=config.max_per_class))
-    val: Split | None = None
-    if config.val_fraction > 0:
-        train, val = hold_out(train, seed, config.val_fraction)
-    return Dataset(train, test, val, tuple(source.class_names), _preprocessing(config, train), digest)
+    return Loaded(train, test, source.class_names, digest)
 
 
 def _preprocessing(config: DatasetConfig, train: Split) -> Preprocessing:
     mean, std = config.mean, config.std
     height, width = train.images.shape[1:3]
     if mean is None or std is None:
-        measured_mean, measured_std = channel_statistics(train.images)
+        measured_mean, measured_std = channel_statistics(train.batches(torch.arange(len(train)).split(64)))
         mean, std = list(mean or measured_mean), list(std or measured_std)
     return Preprocessing(config.resolution, tuple(mean), tuple(std), (height, width))
 
@@ -135,8 +146,13 @@ def _custom(config: CustomDatasetConfig, seed: int) -> ImageData:
     return data
 
 
-SOURCES: dict[str, Callable[[Any, int], ImageData]] = {
+ARRAYS: dict[str, Callable[[Any, int], ImageData]] = {
     "cifar10": _cifar10,
     "digits": _digits,
     "custom": _custom,
+}
+
+PICTURES: dict[str, Callable[[Any, int, Listener], Found]] = {
+    "imagenet_subset": find_folder,
+    "webdataset": find_webdataset,
 }

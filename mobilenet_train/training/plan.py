@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from mobilenet_train.config import TrainConfig
 from mobilenet_train.errors import ConfigError
 from mobilenet_train.runtime import Runtime
@@ -12,13 +14,14 @@ UNLIMITED = 2**62  # updates, where only a budget ends the run
 
 @dataclass(frozen=True)
 class Plan:
-    """A run has at most `updates` optimiser updates, `updates_per_epoch` to an epoch."""
+    """A run has at most `updates` optimiser updates, `updates_per_epoch` to an epoch; the loss has `class_weights`."""
 
     config: TrainConfig
     runtime: Runtime
     batches_per_epoch: int
     updates_per_epoch: int
     updates: int
+    class_weights: Tensor | None = None
 
     def epochs(self, updates: int) -> int:
         """Epochs begun in so many updates, the last one perhaps cut short by max_steps or a budget."""
@@ -30,7 +33,7 @@ class Plan:
         return learning_rate(update - start, updates - start, self.updates_per_epoch, optim.lr, optim.schedule)
 
 
-def make_plan(config: TrainConfig, runtime: Runtime, training_images: int) -> Plan:
+def make_plan(config: TrainConfig, runtime: Runtime, training_images: int, class_weights: Tensor | None = None) -> Plan:
     """Counts batches and updates. Raises ConfigError if an epoch would have no batch."""
     batches = training_images // config.batch_size
     if batches == 0:
@@ -38,4 +41,4 @@ def make_plan(config: TrainConfig, runtime: Runtime, training_images: int) -> Pl
     updates_per_epoch = -(-batches // config.optim.accumulate)
     limits = [config.epochs and config.epochs * updates_per_epoch, config.max_steps]
     updates = min((limit for limit in limits if limit is not None), default=UNLIMITED)
-    return Plan(config, runtime, batches, updates_per_epoch, updates)
+    return Plan(config, runtime, batches, updates_per_epoch, updates, class_weights)

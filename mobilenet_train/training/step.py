@@ -31,7 +31,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
         with exchange(network, now=number == len(batches) - 1):
             with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
                 logits = network(images).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+            loss = training_loss(logits, labels, plan)
             weight = share * ranks.size / len(batches)  # the exchange takes the mean over ranks
             state.scaler.scale(weight * (loss + l1_penalty(state.model, config.optim.l1))).backward()
         record(state, plan, logits.detach(), loss.detach(), labels)
@@ -54,6 +54,14 @@ def warm_up(state: TrainState, batch: tuple[Tensor, Tensor], plan: Plan) -> None
     for _ in range(WARM_UP_UPDATES):
         train_update(state, [batch], plan)
     state.load_state_dict(before)
+
+
+def training_loss(logits: Tensor, labels: Tensor, plan: Plan) -> Tensor:
+    """Mean cross-entropy; with class weights the mean of the weighted ones (not divided by the batch's weights)."""
+    smoothing, weights = plan.config.label_smoothing, plan.class_weights
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum") / len(labels)
 
 
 def rate_of(state: TrainState, plan: Plan, update: int) -> float:

@@ -37,11 +37,17 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     GlobalHydra.instance().clear()
 
 
+SHARDS = "dataset.train=a.tar dataset.test=b.tar"
+
 # Command line, exit code, and what the one line on stderr must say: the key, the bad value, what to do instead.
 CASES: list[tuple[str, int, list[str]]] = [
     # unknown choices
     ("model=v9", 2, ["model=v9", "v1, v2, v3_large, v3_small"]),
-    ("dataset=cifar", 2, ["dataset=cifar", "cifar10, custom, digits", "did you mean 'cifar10'?"]),
+    (
+        "dataset=cifar",
+        2,
+        ["dataset=cifar", "cifar10, custom, digits, imagenet_subset, webdataset", "did you mean 'cifar10'?"],
+    ),
     ("optim=sdg", 2, ["optim=sdg", "adam, adamw, rmsprop, sgd", "did you mean 'sgd'?"]),
     ("augment=strong", 2, ["augment=strong", "basic, none, shift"]),
     ("device=gpu", 2, ["device=gpu", "auto, cpu, cuda"]),
@@ -90,6 +96,10 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("epochs=1,2", 2, ["epochs=1,2", "--multirun"]),
     ("epochs=${nope}", 2, ["epochs", "nope"]),
     ("dataset.root=${oc.env:NOT_SET}", 2, ["dataset.root", "NOT_SET"]),
+    ("dataset=webdataset", 2, ["dataset.train", "dataset.train=..."]),
+    # data that are not there
+    ("dataset=imagenet_subset", 1, ["no-data/imagenet_subset is no folder", "dataset.root=PHOTOS", "CLASS/*.jpg"]),
+    (f"dataset=webdataset {SHARDS}", 1, ["dataset.train=a.tar", "names no file"]),
     # runs to go on with
     ("resume=nowhere", 1, ["nowhere", "no run to go on with"]),
     ("resume=nowhere run_dir=here", 2, ["resume=nowhere", "run_dir=here", "give one"]),
@@ -150,6 +160,18 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "dataset.mean", [0.5], "three numbers"),
     ("", "dataset.std", [0.5], "three numbers above 0"),
     ("", "dataset.std", [0.0, 1.0, 1.0], "three numbers above 0"),
+    ("dataset=imagenet_subset", "dataset.store_size", 128, "null or pixels, from dataset.resolution=160 to 4096"),
+    ("dataset=imagenet_subset", "dataset.store_size", 4097, "to 4096"),
+    ("dataset=imagenet_subset", "dataset.cache", "ram", "auto, memory, disk, off"),
+    ("dataset=imagenet_subset", "dataset.workers", -1, "from 0 to 1024"),
+    ("dataset=imagenet_subset", "dataset.on_bad_image", "ignore", "error or skip"),
+    ("dataset=imagenet_subset", "dataset.test_fraction", 0.0, "0 < dataset.test_fraction < 1"),
+    ("dataset=imagenet_subset", "dataset.classes", ["cat"], "two or more classes"),
+    ("dataset=imagenet_subset", "dataset.classes", ["cat", "cat"], "no folder twice"),
+    ("dataset=imagenet_subset", "dataset.classes", "cat", "a list of class folders"),
+    ("dataset=imagenet_subset", "dataset.classes", {"pet": "cat", "other": ["dog"]}, "{class: [folders]}"),
+    ("dataset=imagenet_subset", "dataset.classes", {"pet": [], "other": ["dog"]}, "two or more classes"),
+    ("", "balance", "weights", "none, loss, sampling"),
     ("", "augment.crop_padding", -1, "from 0 to 64"),
     ("", "augment.crop_padding", 65, "from 0 to 64"),
     ("", "augment.cutout", -1, "from 0 (off) to 4096"),
@@ -192,6 +214,7 @@ RULES: list[tuple[str, str, Any, str]] = [
 # Any value of these is fine: true and false, paths (which only trying can judge), arguments of the user's own code.
 ANYTHING_GOES = {
     *("model.name", "model.separable", "model.squeeze_excite", "model.args", "dataset.name", "dataset.args"),
+    *("dataset.cache_dir", "dataset.train", "dataset.test", "dataset.class_names"),
     *("dataset.root", "dataset.download", "augment.name", "augment.flip", "optim.name", "optim.decay_norm_and_bias"),
     *("optim.decay_depthwise", "device.channels_last", "tensorboard", "outputs", "run_dir", "resume", "dry_run"),
 }
@@ -236,9 +259,8 @@ def leaf_keys(part: Any, prefix: str = "") -> Iterator[str]:
 
 def test_every_key_has_a_rule_or_is_known_to_need_none() -> None:
     lines = ("", "optim=rmsprop", "optim=adam", "model=v1", "model=custom model.factory=a:b")
-    keys = {
-        key for line in (*lines, "dataset=custom dataset.factory=a:b") for key in leaf_keys(composed(*line.split()))
-    }
+    sources = ("dataset=custom dataset.factory=a:b", "dataset=imagenet_subset", "dataset=webdataset " + SHARDS)
+    keys = {key for line in (*lines, *sources) for key in leaf_keys(composed(*line.split()))}
     tried = {key for _, key, _, _ in RULES}
     assert keys - tried == ANYTHING_GOES
     assert tried & ANYTHING_GOES == set()

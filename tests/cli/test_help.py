@@ -125,10 +125,13 @@ def test_every_experiment_composes_by_itself_and_is_valid(name: str) -> None:
     configure(f"experiment={name}")
 
 
+SHARDS = ["dataset.train=a.tar", "dataset.test=b.tar"]
+
+
 @pytest.mark.parametrize("group", SCHEMAS)
 def test_every_choice_composes_by_itself_with_a_value_for_every_key(group: str) -> None:
     for name in SCHEMAS[group]:
-        own = [f"{group}.factory=a:b"] if name == "custom" else []
+        own = {"custom": [f"{group}.factory=a:b"], "webdataset": SHARDS}.get(name, [])
         configure(f"{group}={name}", *own)
 
 
@@ -210,12 +213,13 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
-augment batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
-eval.batch_size experiment label_smoothing log_every max_steps model optim outputs recover.attempts
+augment balance batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay
+epochs eval.batch_size experiment label_smoothing log_every max_steps model optim outputs recover.attempts
 recover.factor resume resume_schedule run_dir schedule_from seed tensorboard
 augment.crop_padding augment.cutout augment.flip augment.name
-dataset.args dataset.download dataset.factory dataset.fraction dataset.max_per_class dataset.mean dataset.name
-dataset.resolution dataset.root dataset.std dataset.val_fraction
+dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.download dataset.factory
+dataset.fraction dataset.max_per_class dataset.mean dataset.name dataset.on_bad_image dataset.resolution dataset.root
+dataset.std dataset.store_size dataset.test dataset.test_fraction dataset.train dataset.val_fraction dataset.workers
 device.channels_last device.name device.precision device.threads
 model.activation model.args model.depth_multiplier model.dropout model.factory model.name model.norm_eps
 model.norm_momentum model.separable model.squeeze_excite model.stride_plan model.width_mult

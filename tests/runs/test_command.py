@@ -128,7 +128,7 @@ def test_two_processes_can_not_train_in_one_folder(tmp_path: Path) -> None:
 def test_a_dry_run_prints_plan_cost_and_time_and_writes_nothing(mnet_train: Command, tmp_path: Path) -> None:
     done = mnet_train(*TINY, "dry_run=true")
     assert done.returncode == 0, done.stderr
-    for words in ("M multiply-adds at 32x32", "final map", "images/s", "minutes for ", "nothing was written"):
+    for words in ("M multiply-adds at 32x32", "final map", "images/s", "minutes for ", "no run folder was made"):
         assert words in done.stdout
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,31 @@
+"""For classes of unequal size: weights for the loss, or an order that shows every class equally often."""
+
+import torch
+from torch import Tensor
+
+from mobilenet_train.seeding import SHUFFLE, generator
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights (classes,) fp32 in inverse proportion to the number of images, with a mean of 1 over all images."""
+    counts = labels.bincount(minlength=classes)
+    return (len(labels) / (classes * counts.clamp_min(1))).float()
+
+
+def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
+    """As many sample numbers as there are labels (N,), with each class equally often (to within one).
+
+    A small class is shown several times, all of its images before one comes again; a large class in part, another
+    part in each epoch. Drawn from (seed, epoch). An image that comes again in an epoch is augmented as before.
+    """
+    draw = generator(seed, SHUFFLE, epoch)
+    present = labels.unique()
+    quotas = torch.full((len(present),), len(labels) // len(present))
+    quotas[torch.randperm(len(present), generator=draw)[: len(labels) % len(present)]] += 1
+    chosen = []
+    for label, quota in zip(present, quotas.tolist(), strict=True):
+        members = (labels == label).nonzero()[:, 0]
+        rounds = -(-quota // len(members))
+        shuffled = torch.cat([members[torch.randperm(len(members), generator=draw)] for _ in range(rounds)])
+        chosen.append(shuffled[:quota])
+    return torch.cat(chosen)[torch.randperm(len(labels), generator=draw)]

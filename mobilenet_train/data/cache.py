@@ -1,0 +1,331 @@
+"""Prepared pictures: every file decoded once, in parallel, into one array on disk or in memory.
+
+On disk a cache is the folder `KEY/`: `pictures.u8` (N, S, S, 3), `digests.u8` (N, 16) and `index.json`. It is made
+as `KEY.partial/` with a journal of what is done, and takes its name when all is on disk; `KEY.lock` keeps a second
+run waiting meanwhile. KEY covers everything that the bytes depend on, so a change of anything makes another folder.
+"""
+
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+from mobilenet_train.data.decode import decode
+from mobilenet_train.data.listing import BadPictureError, Listing
+from mobilenet_train.errors import RunError
+
+FORMAT = 1
+CHUNK = 64  # pictures that a worker prepares at a time, and the most that a kill can cost each of them
+DIGEST_BYTES = 16
+SPARE_BYTES = 64 * 2**20  # left free on a disk that a cache just fits on
+
+
+class NoRoomError(RunError):
+    """The disk is too small for the prepared pictures."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop while it prepared its pictures; what is done is kept."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Whom the preparation tells what it does: `say(message, kind)`, `progress(done, total)`, and `stop()` asks."""
+
+    say: Callable[[str, str], None]
+    progress: Callable[[int, int], None]
+    stop: Callable[[], bool]
+
+
+SILENT = Listener(lambda *_: None, lambda *_: None, lambda: False)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came of a listing: pictures (N, S, S, 3) uint8, or None where they were only looked at.
+
+    `digests` (N, 16) uint8 are of the files' bytes; `bad` says of each picture that can't be used why.
+    """
+
+    pictures: np.ndarray | None
+    digests: np.ndarray
+    bad: dict[int, str]
+
+
+def settings(size: int) -> dict[str, Any]:
+    """What the stored pixels depend on besides the files."""
+    return {"format": FORMAT, "size": size, "pillow": PIL.__version__, "torchvision": torchvision.__version__}
+
+
+def picture_bytes(listing: Listing, size: int) -> int:
+    return len(listing) * size * size * 3
+
+
+def in_memory(listing: Listing, size: int, workers: int, listener: Listener) -> Prepared:
+    """Prepares all pictures in memory; nothing is written. Raises StoppedError."""
+    pictures = mmap.mmap(-1, picture_bytes(listing, size))  # shared with the workers
+    digests = mmap.mmap(-1, len(listing) * DIGEST_BYTES)
+    task = Task(listing, size, pictures, digests)
+    bad = dict(bad for chunk in run(task, range(task.chunks), workers, listener) for bad in chunk[1].items())
+    return Prepared(task.picture_array, task.digest_array, dict(sorted(bad.items())))
+
+
+def on_disk(
+    listing: Listing, size: int, keep_pictures: bool, folder: Path, workers: int, listener: Listener
+) -> Prepared:
+    """Opens the cache of this listing in `folder`, after making it if it isn't there.
+
+    Without `keep_pictures` the files are only looked at: whether they can be decoded, and their digests.
+    Raises RunError if the disk lacks the room, StoppedError if asked to stop (going on later loses nothing).
+    """
+    home = folder / key_of(listing, size, keep_pictures)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not home.is_dir():
+            with locked(home.with_suffix(".lock"), listener):
+                if not home.is_dir():
+                    _make(home, listing, size, keep_pictures, workers, listener)
+        return _opened(home, len(listing), size, keep_pictures)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"the prepared pictures can't be kept in dataset.cache_dir={folder}: {reason} ({error.filename}); "
+            "choose another folder, or dataset.cache=memory"
+        ) from error
+
+
+def key_of(listing: Listing, size: int, keep_pictures: bool) -> str:
+    """A digest of the settings and of every file's path, size and time of change."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr((settings(size), keep_pictures, str(listing.root.resolve()), listing.places)).encode())
+    for part in (listing.place, listing.names, listing.size, listing.time, listing.offset):
+        digest.update(str(part.dtype).encode())
+        digest.update(part.data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(path: Path, listener: Listener) -> Iterator[None]:
+    """Holds `path` for this process, waiting for another one that prepares the same pictures."""
+    with path.open("a") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    listener.say("another run is preparing these pictures; waiting for it", "note")
+                told = True
+                if listener.stop():
+                    raise StoppedError from None
+                time.sleep(0.2)
+        yield
+
+
+def _make(home: Path, listing: Listing, size: int, keep_pictures: bool, workers: int, listener: Listener) -> None:
+    partial = home.with_suffix(".partial")
+    if not (partial / "index.json").exists():
+        partial.mkdir(exist_ok=True)
+        with (partial / "journal").open("a+b") as journal:
+            done = _read_journal(journal)
+            _announce(partial, listing, size if keep_pictures else 0, len(done), listener)
+            _fill(partial, journal, done, listing, size, keep_pictures, workers, listener)
+    (partial / "journal").unlink(missing_ok=True)
+    _sync(partial)
+    partial.rename(home)
+    _sync(home.parent)
+
+
+def _announce(partial: Path, listing: Listing, size: int, done: int, listener: Listener) -> None:
+    """Says what will be written. Raises RunError if the disk has no room for it."""
+    pictures = partial / "pictures.u8"
+    needed = picture_bytes(listing, size)
+    missing = needed - (pictures.stat().st_blocks * 512 if pictures.exists() else 0)
+    free = shutil.disk_usage(partial).free
+    if missing > 0 and missing + SPARE_BYTES > free:
+        raise NoRoomError(
+            f"{len(listing):,} pictures of {size}x{size} take {needed / 1e9:.2f} GB and dataset.cache_dir="
+            f"{partial.parent} has {free / 1e9:.2f} GB free: choose another disk, a lower dataset.store_size, or "
+            "dataset.cache=off, which decodes them anew in every epoch"
+        )
+    what = f"preparing {len(listing):,} pictures once"
+    kept = f": {needed / 1e6:,.0f} MB in {partial.parent}" if size else ", to see whether all can be decoded"
+    goes_on = f"; going on where a run was stopped, {done * CHUNK:,} are done" if done else ""
+    listener.say(f"{what}{kept}{goes_on}", "")
+
+
+def _fill(
+    partial: Path,
+    journal: Any,
+    done: dict[int, dict[str, Any]],
+    listing: Listing,
+    size: int,
+    keep_pictures: bool,
+    workers: int,
+    listener: Listener,
+) -> None:
+    """Prepares the chunks that the journal lacks, each in the journal once it is on disk; then writes the index."""
+    pictures = _mapped(partial / "pictures.u8", picture_bytes(listing, size)) if keep_pictures else None
+    digests = _mapped(partial / "digests.u8", len(listing) * DIGEST_BYTES)
+    task = Task(listing, size, pictures, digests)
+    missing = [number for number in range(task.chunks) if number not in done]
+    bad = {int(row): reason for line in done.values() for row, reason in line["bad"].items()}
+    for number, found in run(task, missing, workers, listener):
+        task.flush(number)
+        bad.update(found)
+        journal.write(json.dumps({"chunk": number, "bad": found}).encode() + b"\n")
+        journal.flush()
+    index = {**settings(size), "count": len(listing), "bad": {str(row): bad[row] for row in sorted(bad)}}
+    for mapping in filter(None, (pictures, digests)):
+        mapping.flush()
+    temporary = partial / "index.json.tmp"
+    temporary.write_text(json.dumps(index, indent=1))
+    _sync(temporary)
+    temporary.rename(partial / "index.json")
+
+
+def _read_journal(journal: Any) -> dict[int, dict[str, Any]]:
+    """The lines of the journal by chunk; a last line that a kill tore off is cut away."""
+    journal.seek(0)
+    text = journal.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    journal.truncate(len(whole))
+    lines = [json.loads(line) for line in whole.splitlines()]
+    return {line["chunk"]: line for line in lines}
+
+
+def _mapped(path: Path, length: int) -> mmap.mmap:
+    """A file of `length` bytes, whose room on the disk is taken at once, as shared memory."""
+    with path.open("a+b") as file:
+        if file.seek(0, os.SEEK_END) != length or path.stat().st_blocks * 512 < length:
+            os.posix_fallocate(file.fileno(), 0, length)
+        return mmap.mmap(file.fileno(), length)
+
+
+def _opened(home: Path, count: int, size: int, keep_pictures: bool) -> Prepared:
+    """Raises RunError if the folder is not what its name says."""
+    try:
+        index = json.loads((home / "index.json").read_text())
+        digests = np.fromfile(home / "digests.u8", np.uint8).reshape(count, DIGEST_BYTES)
+        pictures = None
+        if keep_pictures:
+            pictures = np.memmap(home / "pictures.u8", np.uint8, "r").reshape(count, size, size, 3)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{home} is damaged ({error}): delete that folder, it will be made again") from error
+    return Prepared(pictures, digests, {int(row): reason for row, reason in index["bad"].items()})
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Task:
+    """One preparation: what the worker processes, forked from this one, read and write."""
+
+    def __init__(self, listing: Listing, size: int, pictures: mmap.mmap | None, digests: mmap.mmap) -> None:
+        self.listing = listing
+        self.size = size
+        self.maps = [mapping for mapping in (pictures, digests) if mapping is not None]
+        self.picture_array = (
+            np.frombuffer(pictures, np.uint8).reshape(len(listing), size, size, 3) if pictures is not None else None
+        )
+        self.digest_array = np.frombuffer(digests, np.uint8).reshape(len(listing), DIGEST_BYTES)
+
+    @property
+    def chunks(self) -> int:
+        return -(-len(self.listing) // CHUNK)
+
+    def prepare(self, chunk: int) -> dict[int, str]:
+        """Writes the pictures and digests of a chunk; returns the reasons of those that are bad."""
+        rows = range(chunk * CHUNK, min(len(self.listing), (chunk + 1) * CHUNK))
+        return {row: reason for row in rows if (reason := self._prepare_one(row)) is not None}
+
+    def _prepare_one(self, row: int) -> str | None:
+        try:
+            data = self.listing.read(row)
+            self.digest_array[row] = np.frombuffer(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), np.uint8)
+            picture = decode(data, self.size)
+        except BadPictureError as error:
+            return str(error)
+        if self.picture_array is not None:
+            self.picture_array[row] = picture
+        return None
+
+    def flush(self, chunk: int) -> None:
+        """Brings a chunk from memory to the disk."""
+        for mapping in self.maps:
+            row = len(mapping) // len(self.listing)
+            start = chunk * CHUNK * row // mmap.PAGESIZE * mmap.PAGESIZE
+            mapping.flush(start, min(len(mapping), (chunk + 1) * CHUNK * row) - start)
+
+
+_task: Task | None = None  # in a worker process
+
+
+def _begin(task: Task, parent: int) -> None:
+    """Runs first in each worker."""
+    global _task
+    _task = task
+    torch.set_num_threads(1)  # the workers are the parallelism, and OpenMP's threads don't survive a fork
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A run that is killed leaves no workers behind, nor the lock that they share with it."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _prepare_chunk(chunk: int) -> dict[int, str]:
+    assert _task is not None
+    return _task.prepare(chunk)
+
+
+def run(task: Task, chunks: Sequence[int], workers: int, listener: Listener) -> Iterator[tuple[int, dict[int, str]]]:
+    """Prepares chunks in parallel; yields (chunk, its bad pictures) as they get ready.
+
+    Raises StoppedError if asked to, RunError if a worker was killed.
+    """
+    total, began = len(task.listing), time.perf_counter()
+    with ProcessPoolExecutor(max(1, workers), get_context("fork"), _begin, (task, os.getpid())) as pool:
+        futures = {pool.submit(_prepare_chunk, chunk): chunk for chunk in chunks}
+        try:
+            for left, future in zip(reversed(range(len(futures))), as_completed(futures), strict=True):
+                yield futures[future], future.result()
+                listener.progress(min(total, (task.chunks - left) * CHUNK), total)
+                if listener.stop():
+                    raise StoppedError
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a process that prepared pictures was killed, often by the system for lack of memory: try a lower "
+                "dataset.workers; what is done is kept, the same command goes on from there"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    seconds, count = time.perf_counter() - began, min(total, len(futures) * CHUNK)
+    listener.say(
+        f"{count:,} pictures in {seconds:.1f} s, {count / seconds:,.0f}/s with {max(1, workers)} processes", ""
+    )
