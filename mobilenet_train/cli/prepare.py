@@ -1,6 +1,7 @@
 """From a checked configuration to everything a run needs before its first step. Nothing is written."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import Batches
 from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.plan import Plan, make_plan
+from mobilenet_train.training.schedule import resolution
 from mobilenet_train.training.state import TrainState, new_sums
 
 
@@ -43,7 +45,7 @@ class Prepared:
 def prepare_run(config: TrainConfig) -> Prepared:
     """Reads the data, builds the network and counts its cost. Raises UserError if anything does not fit."""
     runtime = prepare(config.device)
-    dataset = load(config.dataset, config.seed)
+    dataset = for_evaluation(load(config.dataset, config.seed), config)
     plan = make_plan(config, runtime, len(dataset.train))
     dataset = dataset.to(runtime.device)
     model = build_model(config, len(dataset.class_names))
@@ -75,10 +77,27 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     return model
 
 
+def for_evaluation(dataset: Dataset, config: TrainConfig) -> Dataset:
+    """The data set with the resolution and crop of evaluation in its preprocessing."""
+    side, ratio = config.eval.resolution or config.dataset.resolution, config.dataset.crop_ratio
+    return replace(dataset, preprocessing=replace(dataset.preprocessing, resolution=side, crop_ratio=ratio))
+
+
 def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Batches:
     pre, layout, size = dataset.preprocessing, runtime.memory_format, config.eval.batch_size
     return Batches(
-        train=TrainBatches(dataset.train, pre, config.augment, config.batch_size, config.seed, layout),
+        train=TrainBatches(
+            dataset.train,
+            pre,
+            config.augment,
+            config.batch_size,
+            config.seed,
+            layout,
+            classes=len(dataset.class_names),
+            resolution_of=partial(
+                resolution, epochs=config.epochs or 0, full=config.dataset.resolution, progressive=config.progressive
+            ),
+        ),
         test=EvalBatches(dataset.test, pre, size, layout),
         val=EvalBatches(dataset.val, pre, size, layout) if dataset.val else None,
     )

@@ -23,6 +23,7 @@ FREE = (
     "resume",
     "resume_schedule",
     "dry_run",
+    "preview",
 )
 
 

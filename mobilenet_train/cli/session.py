@@ -13,6 +13,7 @@ from rich.console import Console
 from mobilenet_train import run_folder
 from mobilenet_train.cli import report
 from mobilenet_train.cli.prepare import Prepared, prepare_run
+from mobilenet_train.cli.preview import write_sheet
 from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
 from mobilenet_train.config import TrainConfig, budget_seconds
@@ -38,8 +39,11 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
     with memory_advice():
         prepared = prepare_run(config)
     report.describe(prepared, console)
+    if config.preview:
+        say(console, f"what the network would see: {write_sheet(prepared)}")
     if config.dry_run:
         report.estimate(prepared, console)
+    if config.preview or config.dry_run:
         return 0
     if folder is None or held is None:
         folder, held = run_folder.create(config, overrides)

@@ -46,12 +46,13 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Everything between a stored image and the network's input; a checkpoint holds it."""
+    """Everything between a stored image and the network's input in evaluation; a checkpoint holds it."""
 
     resolution: int
     mean: tuple[float, ...]  # per channel, in 0..1
     std: tuple[float, ...]
     interpolation: str = "bilinear"
+    crop_ratio: float = 1.0  # the central share of each side that is used
 
 
 @dataclass(frozen=True)

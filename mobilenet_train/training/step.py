@@ -51,8 +51,12 @@ def l1_penalty(model: nn.Module, strength: float) -> Tensor | float:
 
 
 def record(state: TrainState, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
-    """Adds a batch to the epoch's sums and remembers the first loss that was not finite, all on the device."""
-    right = (logits.argmax(1) == labels).sum()
+    """Adds a batch to the epoch's sums and remembers the first loss that was not finite, all on the device.
+
+    A mixed image counts as right where its larger part was named.
+    """
+    classes = labels if labels.ndim == 1 else labels.argmax(1)
+    right = (logits.argmax(1) == classes).sum()
     state.sums.totals += torch.stack([loss.double() * len(labels), right.double()])
     state.sums.last_batch = torch.stack([loss.double(), right.double() * (100 / len(labels))])
     state.sums.seen += len(labels)
