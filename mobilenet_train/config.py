@@ -18,6 +18,7 @@ from mobilenet_train.errors import ConfigError
 
 ACTIVATIONS = ("paper", "relu", "relu6", "hard_swish")
 DECAYS = ("cosine", "linear", "step", "exponential", "constant")
+PADDINGS = ("symmetric", "tensorflow")
 OPERATIONS = ("none", "trivialaugment", "randaugment")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -35,12 +36,15 @@ class NetworkConfig(ModelConfig):
     activation: str = MISSING
     norm_eps: float = MISSING
     norm_momentum: float = MISSING
+    weights: str | None = MISSING
+    freeze: Any = MISSING  # "none", "backbone" or a whole number
 
 
 @dataclass
 class V1Config(NetworkConfig):
     separable: bool = MISSING
     depth_multiplier: int = MISSING
+    padding: str = MISSING
 
 
 @dataclass
@@ -124,6 +128,7 @@ class OptimConfig:
     l1: float = MISSING
     clip_norm: float | None = MISSING
     accumulate: int = MISSING
+    backbone_lr: float = MISSING
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
@@ -344,6 +349,11 @@ def check(config: TrainConfig) -> None:
             f"early_stop.patience={config.early_stop.patience} needs a hold-out split to watch: "
             "add dataset.val_fraction=0.1 (stopping on the test set would choose the result with it)"
         )
+    if config.optim.backbone_lr != 1 and isinstance(config.model, CustomModelConfig):
+        raise ConfigError(
+            f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model=custom does not say "
+            "which part that is; leave it at 1"
+        )
     if config.progressive.start is not None and config.epochs is None:
         raise ConfigError(
             f"progressive.start={config.progressive.start} needs a number of epochs to grow over, and budget="
@@ -543,6 +553,7 @@ def _optim_rules(o: OptimConfig) -> list[Rule]:
         ("optim.weight_decay", o.weight_decay, 0 <= o.weight_decay <= 10, "from 0 to 10"),
         ("optim.l1", o.l1, 0 <= o.l1 <= 10, "from 0 to 10"),
         ("optim.clip_norm", o.clip_norm, o.clip_norm is None or o.clip_norm > 0, "null or a number above 0"),
+        ("optim.backbone_lr", o.backbone_lr, 0 < o.backbone_lr <= 10, "a share of optim.lr above 0, at most 10"),
         ("optim.accumulate", o.accumulate, 1 <= o.accumulate <= 65536, "a whole number from 1 to 65536"),
         ("optim.schedule.decay", s.decay, s.decay in DECAYS, f"one of {', '.join(DECAYS)}"),
         ("optim.schedule.warmup", s.warmup, 0 <= s.warmup < 1, "a share of all updates, 0 <= warmup < 1"),
@@ -576,8 +587,31 @@ def _network_rules(m: NetworkConfig) -> list[Rule]:
         ("model.norm_eps", m.norm_eps, 0 < m.norm_eps < 1, "0 < norm_eps < 1"),
         ("model.norm_momentum", m.norm_momentum, 0 < m.norm_momentum <= 1, "0 < norm_momentum <= 1"),
     ]
+    rules += _weights_rules(m)
     if isinstance(m, V1Config):
         depth_ok = 1 <= m.depth_multiplier <= 16 and (m.separable or m.depth_multiplier == 1)
         allowed = "a whole number from 1 to 16; above 1 only with model.separable=true"
         rules.append(("model.depth_multiplier", m.depth_multiplier, depth_ok, allowed))
+        rules.append(("model.padding", m.padding, m.padding in PADDINGS, f"one of {', '.join(PADDINGS)}"))
     return rules
+
+
+def _weights_rules(m: NetworkConfig) -> list[Rule]:
+    count = isinstance(m.freeze, int) and not isinstance(m.freeze, bool) and m.freeze >= 1
+    freeze_ok = m.freeze in ("none", "backbone") or count
+    published = m.weights != "torchvision" or (m.name != "v1" and m.width_mult == 1)
+    return [
+        (
+            "model.weights",
+            m.weights,
+            published,
+            "torchvision has weights for v2, v3_large and v3_small at width 1 only",
+        ),
+        ("model.freeze", m.freeze, freeze_ok, "none, backbone or how many of the first features, from 1"),
+        (
+            "model.freeze",
+            m.freeze,
+            m.freeze == "none" or m.weights is not None,
+            "fresh weights must learn; give model.weights too",
+        ),
+    ]

@@ -12,13 +12,14 @@ from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
 from mobilenet_train.errors import RunError
 from mobilenet_train.factory import call_factory
-from mobilenet_train.models import NETWORKS, Cost, count_costs
+from mobilenet_train.models import NETWORKS, Cost, MobileNet, count_costs
 from mobilenet_train.runtime import Runtime, prepare
 from mobilenet_train.seeding import WEIGHTS, key
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import Batches
 from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.plan import Plan, make_plan
+from mobilenet_train.training.pretrained import freeze, start_from
 from mobilenet_train.training.schedule import resolution
 from mobilenet_train.training.state import TrainState, new_sums
 
@@ -32,6 +33,7 @@ class Prepared:
     plan: Plan
     state: TrainState
     cost: Cost
+    origin: str | None = None  # where the first weights come from, for people
 
     @property
     def config(self) -> TrainConfig:
@@ -42,13 +44,22 @@ class Prepared:
         return self.plan.runtime
 
 
-def prepare_run(config: TrainConfig) -> Prepared:
-    """Reads the data, builds the network and counts its cost. Raises UserError if anything does not fit."""
+def prepare_run(config: TrainConfig, starts: bool = True) -> Prepared:
+    """Reads the data, builds the network and counts its cost. Raises UserError if anything does not fit.
+
+    A run that goes on from its own checkpoint (not `starts`) has no need of model.weights any more.
+    """
     runtime = prepare(config.device)
     dataset = for_evaluation(load(config.dataset, config.seed), config)
     plan = make_plan(config, runtime, len(dataset.train))
     dataset = dataset.to(runtime.device)
     model = build_model(config, len(dataset.class_names))
+    origin = None
+    if isinstance(config.model, NetworkConfig):
+        assert isinstance(model, MobileNet)
+        if config.model.weights is not None and starts:
+            origin = start_from(model, config.model.name, config.model.weights, dataset.class_names)
+        freeze(model, config.model.freeze)
     cost = count_costs(model, config.dataset.resolution)
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     state = TrainState(
@@ -60,7 +71,7 @@ def prepare_run(config: TrainConfig) -> Prepared:
         first_bad_step=torch.tensor(-1, device=runtime.device),
         updates=plan.updates,
     )
-    return Prepared(dataset, make_batches(config, dataset, runtime), plan, state, cost)
+    return Prepared(dataset, make_batches(config, dataset, runtime), plan, state, cost, origin)
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
@@ -69,7 +80,8 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     sizes = {"num_classes": num_classes, "resolution": config.dataset.resolution}
     if isinstance(config.model, NetworkConfig):
         options = asdict(config.model)
-        return NETWORKS[options.pop("name")](**sizes, **options)
+        name, _, _ = (options.pop(key) for key in ("name", "weights", "freeze"))
+        return NETWORKS[name](**sizes, **options)
     factory, args = config.model.factory, config.model.args  # type: ignore[attr-defined]
     model = call_factory("model.factory", factory, **sizes, **args)
     if not isinstance(model, nn.Module):

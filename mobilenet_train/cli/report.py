@@ -57,6 +57,8 @@ def describe(prepared: Prepared, console: Console) -> None:
         f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:.2f} M multiply-adds at {resolution}x{resolution}",
     )
     stride_plan = getattr(prepared.state.model, "stride_plan", None)
+    if prepared.origin is not None:
+        table.add_row("start", prepared.origin)
     if stride_plan is not None:
         table.add_row(
             "stride plan",

@@ -37,7 +37,7 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
         return 0
     held = run_folder.lock(folder) if folder is not None else None
     with memory_advice():
-        prepared = prepare_run(config)
+        prepared = prepare_run(config, starts=folder is None or not has_checkpoint(folder))
     report.describe(prepared, console)
     if config.preview:
         say(console, f"what the network would see: {write_sheet(prepared)}")
@@ -62,6 +62,10 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
     return (saved.epochs, saved.max_steps) == (config.epochs, config.max_steps)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    return any((folder / "checkpoints" / name).exists() for name in ("last.pt", "previous.pt"))
+
+
 def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
     """Loads the newest whole checkpoint of the folder into the state; a folder without one starts afresh.
 
@@ -70,7 +74,7 @@ def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:
     Raises RunError if the data are not those that the run was started with.
     """
     checkpoints = folder / "checkpoints"
-    if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
+    if not has_checkpoint(folder):
         say(console, f"{folder} has no checkpoint yet: starting at its beginning")
         return prepared
     saved, warning = checkpoint.load_latest(checkpoints)

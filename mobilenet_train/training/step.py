@@ -16,7 +16,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     """Moves the weights once, by the mean gradient over all images of `batches`. Never waits for the device."""
     config, runtime = plan.config, plan.runtime
     for group in state.optimizer.param_groups:
-        group["lr"] = rate_of(state, plan, state.step)
+        group["lr"] = rate_of(state, plan, state.step) * group.get("rate_share", 1.0)
     images_in_update = sum(len(labels) for _, labels in batches)
     for number, (images, labels) in enumerate(batches):
         torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
