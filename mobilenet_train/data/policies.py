@@ -120,10 +120,9 @@ def resized_crop(planes: Tensor, boxes: Tensor, resolution: int) -> Tensor:
     Bilinear, in one pass. Without antialiasing: stored photographs are hardly larger than the network's input.
     """
     top, left, height, width = boxes.unbind(1)
-    theta = torch.zeros(len(boxes), 2, 3, device=planes.device)
-    theta[:, 0, 0], theta[:, 0, 2] = width, 2 * left + width - 1
-    theta[:, 1, 1], theta[:, 1, 2] = height, 2 * top + height - 1
-    grid = F.affine_grid(theta, [len(boxes), 3, resolution, resolution], align_corners=False)
+    centres = (torch.arange(resolution, device=planes.device) + 0.5) / resolution
+    across, down = left[:, None] + centres * width[:, None], top[:, None] + centres * height[:, None]
+    grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=3) * 2 - 1
     return F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
 
 
