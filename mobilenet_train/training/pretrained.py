@@ -42,8 +42,10 @@ def start_from(model: MobileNet, network: str, source: str, class_names: tuple[s
                 f"{tuple(ours[name].shape)} here; was it trained with another model.width_mult?"
             )
     model.load_state_dict(state, strict=False)
-    last = "kept" if kept else f"afresh ({classes} classes there, {len(class_names)} here, or others)"
-    return f"weights from {source}; last layer {last}"
+    if kept:
+        return f"weights from {source}; last layer kept"
+    why = "other classes" if classes == len(class_names) else f"{classes} classes there, {len(class_names)} here"
+    return f"weights from {source}; last layer afresh ({why})"
 
 
 def freeze(model: MobileNet, choice: str | int) -> None:
