@@ -20,6 +20,8 @@ ACTIVATIONS = ("paper", "relu", "relu6", "hard_swish")
 DECAYS = ("cosine", "linear", "step", "exponential", "constant")
 BALANCES = ("none", "loss", "sampling")
 CACHES = ("auto", "memory", "disk", "off")
+PADDINGS = ("symmetric", "tensorflow")
+OPERATIONS = ("none", "trivialaugment", "randaugment")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")  # torch.compile's
 
@@ -37,12 +39,15 @@ class NetworkConfig(ModelConfig):
     activation: str = MISSING
     norm_eps: float = MISSING
     norm_momentum: float = MISSING
+    weights: str | None = MISSING
+    freeze: Any = MISSING  # "none", "backbone" or a whole number
 
 
 @dataclass
 class V1Config(NetworkConfig):
     separable: bool = MISSING
     depth_multiplier: int = MISSING
+    padding: str = MISSING
 
 
 @dataclass
@@ -65,6 +70,7 @@ class CustomModelConfig(ModelConfig):
 class DatasetConfig:
     name: str = MISSING
     resolution: int = MISSING
+    crop_ratio: float = MISSING
     mean: list[float] | None = MISSING
     std: list[float] | None = MISSING
     fraction: float = MISSING
@@ -118,6 +124,15 @@ class AugmentConfig:
     crop_padding: int = MISSING
     flip: bool = MISSING
     cutout: int = MISSING
+    resized_crop: list[float] | None = MISSING
+    brightness: float = MISSING
+    contrast: float = MISSING
+    saturation: float = MISSING
+    operations: str = MISSING
+    magnitude: int = MISSING
+    erasing: float = MISSING
+    mixup: float = MISSING
+    cutmix: float = MISSING
 
 
 @dataclass
@@ -139,6 +154,7 @@ class OptimConfig:
     l1: float = MISSING
     clip_norm: float | None = MISSING
     accumulate: int = MISSING
+    backbone_lr: float = MISSING
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
@@ -184,6 +200,13 @@ class EarlyStopConfig:
 @dataclass
 class EvalConfig:
     batch_size: int = MISSING
+    resolution: int | None = MISSING
+
+
+@dataclass
+class ProgressiveConfig:
+    start: int | None = MISSING
+    full_from: float = MISSING
 
 
 @dataclass
@@ -214,6 +237,7 @@ class TrainConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    progressive: ProgressiveConfig = field(default_factory=ProgressiveConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
     log_every: int = MISSING
@@ -224,6 +248,7 @@ class TrainConfig:
     resume_schedule: str = MISSING
     schedule_from: int = MISSING
     dry_run: bool = MISSING
+    preview: bool = MISSING
 
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -241,7 +266,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "webdataset": WebDatasetConfig,
         "custom": CustomDatasetConfig,
     },
-    "augment": {"none": AugmentConfig, "basic": AugmentConfig, "shift": AugmentConfig},
+    "augment": dict.fromkeys(("none", "basic", "shift", "standard", "strong"), AugmentConfig),
     "optim": {"sgd": SgdConfig, "rmsprop": RmspropConfig, "adam": AdamConfig, "adamw": AdamConfig},
     "device": {"auto": DeviceConfig, "cpu": DeviceConfig, "cuda": DeviceConfig},
 }
@@ -359,6 +384,16 @@ def check(config: TrainConfig) -> None:
             f"early_stop.patience={config.early_stop.patience} needs a hold-out split to watch: "
             "add dataset.val_fraction=0.1 (stopping on the test set would choose the result with it)"
         )
+    if config.optim.backbone_lr != 1 and isinstance(config.model, CustomModelConfig):
+        raise ConfigError(
+            f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model=custom does not say "
+            "which part that is; leave it at 1"
+        )
+    if config.progressive.start is not None and config.epochs is None:
+        raise ConfigError(
+            f"progressive.start={config.progressive.start} needs a number of epochs to grow over, and budget="
+            f"{config.budget} leaves it open: add epochs=..."
+        )
     if config.device.name == "cpu" and config.device.precision in ("bf16", "fp16"):
         raise ConfigError(
             f"device.precision={config.device.precision} needs a CUDA device, and device=cpu was asked for; "
@@ -387,15 +422,27 @@ def check_effect(config: TrainConfig, typed: list[str]) -> None:
     """Refuses a key that someone typed and that would do nothing. Raises ConfigError."""
     decay = config.optim.schedule.decay
     periodic = decay in ("step", "exponential")
+    operations = config.augment.operations
     used_by = {
-        "optim.schedule.every_epochs": (periodic, "step and exponential"),
-        "optim.schedule.factor": (periodic, "step and exponential"),
-        "optim.schedule.final": (decay in ("cosine", "linear"), "cosine and linear"),
+        "optim.schedule.every_epochs": (periodic, f"optim.schedule.decay={decay}; it belongs to step and exponential"),
+        "optim.schedule.factor": (periodic, f"optim.schedule.decay={decay}; it belongs to step and exponential"),
+        "optim.schedule.final": (
+            decay in ("cosine", "linear"),
+            f"optim.schedule.decay={decay}; it belongs to cosine and linear",
+        ),
+        "augment.magnitude": (
+            operations == "randaugment",
+            f"augment.operations={operations}; it belongs to randaugment",
+        ),
+        "progressive.full_from": (
+            config.progressive.start is not None,
+            "progressive.start=null; give the first epoch's resolution",
+        ),
     }
     for key in typed:
-        used, decays = used_by.get(key, (True, ""))
+        used, why = used_by.get(key, (True, ""))
         if not used:
-            raise ConfigError(f"{key} has no effect with optim.schedule.decay={decay}; it belongs to {decays}")
+            raise ConfigError(f"{key} has no effect with {why}")
 
 
 def _check_parts(config: TrainConfig) -> None:
@@ -437,6 +484,24 @@ def _run_rules(c: TrainConfig) -> list[Rule]:
         ),
         ("eval.batch_size", c.eval.batch_size, c.eval.batch_size >= 1, "a whole number from 1"),
         (
+            "eval.resolution",
+            c.eval.resolution,
+            c.eval.resolution is None or 8 <= c.eval.resolution <= 4096,
+            "null (dataset.resolution) or pixels, from 8 to 4096",
+        ),
+        (
+            "progressive.start",
+            c.progressive.start,
+            c.progressive.start is None or 8 <= c.progressive.start <= c.dataset.resolution,
+            f"null or pixels, from 8 to dataset.resolution={c.dataset.resolution}",
+        ),
+        (
+            "progressive.full_from",
+            c.progressive.full_from,
+            0 < c.progressive.full_from <= 1,
+            "a share of the epochs, 0 < full_from <= 1",
+        ),
+        (
             "checkpoint.every_minutes",
             c.checkpoint.every_minutes,
             c.checkpoint.every_minutes > 0,
@@ -475,9 +540,10 @@ def _run_rules(c: TrainConfig) -> list[Rule]:
 
 
 def _data_rules(c: TrainConfig) -> list[Rule]:
-    d, a = c.dataset, c.augment
+    d = c.dataset
     return [
         ("dataset.resolution", d.resolution, 8 <= d.resolution <= 4096, "pixels, from 8 to 4096"),
+        ("dataset.crop_ratio", d.crop_ratio, 0 < d.crop_ratio <= 1, "0 < dataset.crop_ratio <= 1"),
         ("dataset.fraction", d.fraction, 0 < d.fraction <= 1, "0 < dataset.fraction <= 1"),
         (
             "dataset.max_per_class",
@@ -498,9 +564,30 @@ def _data_rules(c: TrainConfig) -> list[Rule]:
             d.std is None or (len(d.std) == 3 and min(d.std) > 0),
             "null or three numbers above 0, one a channel",
         ),
+        *_augment_rules(c.augment),
+        *(_picture_rules(d) if isinstance(d, PicturesConfig) else []),
+    ]
+
+
+def _augment_rules(a: AugmentConfig) -> list[Rule]:
+    area = a.resized_crop
+    area_ok = area is None or (len(area) == 2 and 0 < area[0] <= area[1] <= 1)
+    shares = {"brightness": a.brightness, "contrast": a.contrast, "saturation": a.saturation, "erasing": a.erasing}
+    return [
         ("augment.crop_padding", a.crop_padding, 0 <= a.crop_padding <= 64, "pixels, from 0 to 64"),
         ("augment.cutout", a.cutout, 0 <= a.cutout <= 4096, "pixels, from 0 (off) to 4096"),
-        *(_picture_rules(d) if isinstance(d, PicturesConfig) else []),
+        ("augment.resized_crop", area, area_ok, "null or two shares of the area, e.g. [0.25, 1.0]"),
+        (
+            "augment.crop_padding",
+            a.crop_padding,
+            area is None or a.crop_padding == 0,
+            "augment.resized_crop cuts already; give one of the two",
+        ),
+        *((f"augment.{name}", value, 0 <= value <= 1, "from 0 (off) to 1") for name, value in shares.items()),
+        ("augment.operations", a.operations, a.operations in OPERATIONS, f"one of {', '.join(OPERATIONS)}"),
+        ("augment.magnitude", a.magnitude, 0 <= a.magnitude <= 30, "a whole number from 0 to 30"),
+        ("augment.mixup", a.mixup, 0 <= a.mixup <= 100, "0 (off) or the alpha of a beta distribution, up to 100"),
+        ("augment.cutmix", a.cutmix, 0 <= a.cutmix <= 100, "0 (off) or the alpha of a beta distribution, up to 100"),
     ]
 
 
@@ -546,6 +633,7 @@ def _optim_rules(o: OptimConfig) -> list[Rule]:
         ("optim.weight_decay", o.weight_decay, 0 <= o.weight_decay <= 10, "from 0 to 10"),
         ("optim.l1", o.l1, 0 <= o.l1 <= 10, "from 0 to 10"),
         ("optim.clip_norm", o.clip_norm, o.clip_norm is None or o.clip_norm > 0, "null or a number above 0"),
+        ("optim.backbone_lr", o.backbone_lr, 0 < o.backbone_lr <= 10, "a share of optim.lr above 0, at most 10"),
         ("optim.accumulate", o.accumulate, 1 <= o.accumulate <= 65536, "a whole number from 1 to 65536"),
         ("optim.schedule.decay", s.decay, s.decay in DECAYS, f"one of {', '.join(DECAYS)}"),
         ("optim.schedule.warmup", s.warmup, 0 <= s.warmup < 1, "a share of all updates, 0 <= warmup < 1"),
@@ -579,8 +667,31 @@ def _network_rules(m: NetworkConfig) -> list[Rule]:
         ("model.norm_eps", m.norm_eps, 0 < m.norm_eps < 1, "0 < norm_eps < 1"),
         ("model.norm_momentum", m.norm_momentum, 0 < m.norm_momentum <= 1, "0 < norm_momentum <= 1"),
     ]
+    rules += _weights_rules(m)
     if isinstance(m, V1Config):
         depth_ok = 1 <= m.depth_multiplier <= 16 and (m.separable or m.depth_multiplier == 1)
         allowed = "a whole number from 1 to 16; above 1 only with model.separable=true"
         rules.append(("model.depth_multiplier", m.depth_multiplier, depth_ok, allowed))
+        rules.append(("model.padding", m.padding, m.padding in PADDINGS, f"one of {', '.join(PADDINGS)}"))
     return rules
+
+
+def _weights_rules(m: NetworkConfig) -> list[Rule]:
+    count = isinstance(m.freeze, int) and not isinstance(m.freeze, bool) and m.freeze >= 1
+    freeze_ok = m.freeze in ("none", "backbone") or count
+    published = m.weights != "torchvision" or (m.name != "v1" and m.width_mult == 1)
+    return [
+        (
+            "model.weights",
+            m.weights,
+            published,
+            "torchvision has weights for v2, v3_large and v3_small at width 1 only",
+        ),
+        ("model.freeze", m.freeze, freeze_ok, "none, backbone or how many of the first features, from 1"),
+        (
+            "model.freeze",
+            m.freeze,
+            m.freeze == "none" or m.weights is not None,
+            "fresh weights must learn; give model.weights too",
+        ),
+    ]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 SPLIT, SHUFFLE, CROP, FLIP, WEIGHTS, STEP, CUTOUT = range(7)  # one stream for each thing that is drawn
+BOX, COLOUR, OPERATION, ERASE, MIX = range(16, 21)  # and those of photographs
 
 
 def key(seed: int, stream: int, *position: int) -> int:

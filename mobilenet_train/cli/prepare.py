@@ -1,23 +1,27 @@
 """From a checked configuration to everything a run needs before its first step. Nothing is written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from torch import nn
 
-from mobilenet_train.config import TrainConfig
+from mobilenet_train.config import NetworkConfig, TrainConfig
 from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
 from mobilenet_train.distributed import join, local_first, replicate, share_dropout
-from mobilenet_train.models import Cost, count_costs
+from mobilenet_train.models import Cost, MobileNet, count_costs
 from mobilenet_train.models.build import build_model
 from mobilenet_train.runtime import Runtime, prepare
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import Batches
 from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.plan import Plan, make_plan
+from mobilenet_train.training.pretrained import freeze, start_from
+from mobilenet_train.training.schedule import resolution
 from mobilenet_train.training.state import TrainState, new_sums
 
 
@@ -30,6 +34,7 @@ class Prepared:
     plan: Plan
     state: TrainState
     cost: Cost
+    origin: str | None = None  # where the first weights come from, for people
 
     @property
     def config(self) -> TrainConfig:
@@ -40,18 +45,25 @@ class Prepared:
         return self.plan.runtime
 
 
-def prepare_run(config: TrainConfig, listener: Listener = SILENT) -> Prepared:
+def prepare_run(config: TrainConfig, listener: Listener = SILENT, starts: bool = True) -> Prepared:
     """Reads the data, builds the network and counts its cost; `listener` hears of what takes long.
 
+    A run that goes on from its own checkpoint (not `starts`) has no need of model.weights any more.
     Raises UserError if anything does not fit, StoppedError if the listener asks to stop.
     """
     ranks = join()
     runtime = prepare(config.device, ranks)
-    dataset = local_first(ranks, lambda: load(config.dataset, config.seed, listener))
+    dataset = for_evaluation(local_first(ranks, lambda: load(config.dataset, config.seed, listener)), config)
     dataset = dataset.to(runtime.device)
     weights = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None
     plan = make_plan(config, runtime, len(dataset.train), weights)
     model = build_model(config, len(dataset.class_names))
+    origin = None
+    if isinstance(config.model, NetworkConfig):
+        assert isinstance(model, MobileNet)
+        if config.model.weights is not None and starts:
+            origin = start_from(model, config.model.name, config.model.weights, dataset.class_names)
+        freeze(model, config.model.freeze)
     cost = count_costs(model, config.dataset.resolution)
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     share_dropout(model, ranks, config.batch_size)
@@ -69,7 +81,13 @@ def prepare_run(config: TrainConfig, listener: Listener = SILENT) -> Prepared:
         updates=plan.updates,
         replica=replicate(model, ranks, runtime.device),
     )
-    return Prepared(dataset, make_batches(config, dataset, runtime), plan, state, cost)
+    return Prepared(dataset, make_batches(config, dataset, runtime), plan, state, cost, origin)
+
+
+def for_evaluation(dataset: Dataset, config: TrainConfig) -> Dataset:
+    """The data set with the resolution and crop of evaluation in its preprocessing."""
+    side, ratio = config.eval.resolution or config.dataset.resolution, config.dataset.crop_ratio
+    return replace(dataset, preprocessing=replace(dataset.preprocessing, resolution=side, crop_ratio=ratio))
 
 
 def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Batches:
@@ -82,7 +100,11 @@ def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Bat
             config.batch_size,
             config.seed,
             layout,
-            ranks,
+            classes=len(dataset.class_names),
+            resolution_of=partial(
+                resolution, epochs=config.epochs or 0, full=config.dataset.resolution, progressive=config.progressive
+            ),
+            ranks=ranks,
             balanced=config.balance == "sampling",
         ),
         test=EvalBatches(dataset.test, pre, size, layout, ranks),

@@ -28,6 +28,7 @@ from mobilenet_train.runtime import Runtime
 from mobilenet_train.tracking import RunDescription, write_summary
 from mobilenet_train.training.budget import CLOSING_SECONDS, affordable_updates, measure_pace
 from mobilenet_train.training.plan import UNLIMITED
+from mobilenet_train.training.schedule import RESOLUTION_STEP
 
 PREVIEW_IMAGES = 64
 CLASSES_LISTED = 24  # in the table at the start of a run
@@ -59,6 +60,8 @@ def describe(prepared: Prepared, console: Console) -> None:
         f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:.2f} M multiply-adds at {resolution}x{resolution}",
     )
     stride_plan = getattr(prepared.state.model, "stride_plan", None)
+    if prepared.origin is not None:
+        table.add_row("start", prepared.origin)
     if stride_plan is not None:
         table.add_row(
             "stride plan",
@@ -76,6 +79,14 @@ def describe(prepared: Prepared, console: Console) -> None:
     table.add_row("device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}")
     with suppress(OSError, SystemExit):
         console.print(table)
+    if stride_plan is not None and stride_plan.dropped == 0 and resolution % RESOLUTION_STEP != 0:
+        nearest = RESOLUTION_STEP * max(1, round(resolution / RESOLUTION_STEP))
+        say(
+            console,
+            f"dataset.resolution={resolution} is no multiple of {RESOLUTION_STEP}, by which the network divides it: "
+            f"{nearest} makes better use of the same time (the papers use 224, 192, 160, 128)",
+            kind="warning",
+        )
     if stride_plan is not None and stride_plan.final_map <= 2:
         say(
             console,
@@ -100,6 +111,8 @@ def class_counts(data: Dataset) -> str:
 def estimate(prepared: Prepared, console: Console) -> None:
     """Times a few real updates and one evaluation batch, and prints what the whole run would take."""
     plan, batches, config = prepared.plan, prepared.batches, prepared.config
+    if config.progressive.start is not None:  # the last epochs are the slow ones: a bound for all
+        prepared.state.epoch = plan.epochs(plan.updates) - 1
     pace = measure_pace(prepared.state, batches.train, batches.test, plan)
     updates = plan.updates
     if config.budget is not None:

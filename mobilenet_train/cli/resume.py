@@ -26,6 +26,7 @@ FREE = (
     "dataset.cache",
     "dataset.cache_dir",
     "dataset.workers",
+    "preview",
 )
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from mobilenet_train import run_folder
 from mobilenet_train.cli import preparation, report
 from mobilenet_train.cli.prepare import Prepared, prepare_run
+from mobilenet_train.cli.preview import write_sheet
 from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
 from mobilenet_train.config import TrainConfig, budget_seconds
@@ -43,9 +44,10 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
     lock: AbstractContextManager[Any] = nullcontext()
     if folder is not None and ranks.leads:
         lock = run_folder.lock(folder)
+    starts = folder is None or not from_first(ranks, partial(has_checkpoint, folder))
     try:
         with memory_advice(), contact(ranks), preparation.shown(console, stop) as listener:
-            prepared = prepare_run(config, listener)
+            prepared = prepare_run(config, listener, starts)
     except StoppedError:
         say(
             console,
@@ -53,8 +55,11 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
         )
         return stop.exit_code
     report.describe(prepared, console)
+    if config.preview:
+        say(console, f"what the network would see: {write_sheet(prepared)}")
     if config.dry_run:
         report.estimate(prepared, console)
+    if config.preview or config.dry_run:
         return 0
     if folder is None:
         folder, lock = make_folder(prepared, overrides)
@@ -81,6 +86,10 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
         return False
     saved = read_config(folder)
     return (saved.epochs, saved.max_steps) == (config.epochs, config.max_steps)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any((folder / "checkpoints" / name).exists() for name in ("last.pt", "previous.pt"))
 
 
 def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:

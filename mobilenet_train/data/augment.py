@@ -66,6 +66,13 @@ def crop(padded: Tensor, samples: Tensor, top: Tensor, left: Tensor, padding: in
     return windows[samples, top, left]
 
 
+def centre(images: Tensor, ratio: float) -> Tensor:
+    """The central `ratio` of each side of (B, H, W, C), to the nearest pixel."""
+    height, width = (round(ratio * side) for side in images.shape[1:3])
+    top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+    return images[:, top : top + height, left : left + width]
+
+
 def mirror(images: Tensor, mask: Tensor) -> Tensor:
     """Flips the images (B, H, W, C) where `mask` (B,) is set, left to right."""
     return torch.where(mask[:, None, None, None], images.flip(2), images)
@@ -92,8 +99,12 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor, resolution: int, layout
     when they get smaller.
     """
     values = images.to(torch.float32).sub_(mean * 255).mul_(1 / (std * 255))
-    values = values.permute(0, 3, 1, 2)
-    if tuple(values.shape[2:]) != (resolution, resolution):
-        shrinks = resolution < min(values.shape[2:])
-        values = F.interpolate(values, (resolution, resolution), mode="bilinear", antialias=shrinks)
-    return values.contiguous(memory_format=layout)
+    return resize(values.permute(0, 3, 1, 2), resolution).contiguous(memory_format=layout)
+
+
+def resize(values: Tensor, resolution: int) -> Tensor:
+    """fp32 (B, C, H, W) -> (B, C, resolution, resolution), bilinear, with antialiasing where it shrinks."""
+    if tuple(values.shape[2:]) == (resolution, resolution):
+        return values
+    shrinks = resolution < min(values.shape[2:])
+    return F.interpolate(values, (resolution, resolution), mode="bilinear", antialias=shrinks)

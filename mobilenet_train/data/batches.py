@@ -1,17 +1,18 @@
 """Batches for training and evaluation, made on the run's device from images in memory or stored elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from mobilenet_train.config import AugmentConfig
-from mobilenet_train.data import augment
+from mobilenet_train.data import augment, policies
 from mobilenet_train.data.balance import balanced_order
 from mobilenet_train.data.images import Preprocessing, Split
 from mobilenet_train.ranks import ALONE, Ranks
 
-Batch = tuple[Tensor, Tensor]  # images (B, 3, R, R) fp32, labels (B,) int64
+# images (B, 3, R, R) fp32; labels (B,) int64 or, where images are mixed, shares of the classes (B, classes) fp32
+Batch = tuple[Tensor, Tensor]
 
 
 class TrainBatches:
@@ -28,9 +29,12 @@ class TrainBatches:
         batch_size: int,
         seed: int,
         layout: torch.memory_format,
+        classes: int,
+        resolution_of: Callable[[int], int],
         ranks: Ranks = ALONE,
         balanced: bool = False,
     ) -> None:
+        """`resolution_of` says at which resolution the network sees an epoch."""
         self.split = split
         self.balanced = balanced
         self.labels = split.labels
@@ -39,6 +43,8 @@ class TrainBatches:
         self.batch_size = batch_size
         self.rows = ranks.rows(batch_size)
         self.seed = seed
+        self.classes = classes
+        self.resolution_of = resolution_of
         self.prepare = Prepare(preprocessing, split.labels.device, layout)
 
     def __len__(self) -> int:
@@ -49,12 +55,16 @@ class TrainBatches:
         policy = self.policy
         draws = augment.draw(len(self.labels), self.seed, epoch, policy.crop_padding, policy.flip)
         draws = draws.to(self.labels.device)
+        chances = policies.draw(len(self.labels), self.seed, epoch, policy).to(self.labels.device)
+        resolution = self.resolution_of(epoch)
         if policy.cutout:
             holes = augment.draw_cutout(len(self.labels), self.seed, epoch, *self.size).to(self.labels.device)
         order = draws.order
         if self.balanced:
             order = balanced_order(self.labels.cpu(), self.seed, epoch).to(self.labels.device)
-        batches = [samples[self.rows] for samples in order.split(self.batch_size)[start : len(self)]]
+        mixes = chances.mix is not None
+        rows = slice(None) if mixes else self.rows  # partners come from anywhere in the global batch
+        batches = [samples[rows] for samples in order.split(self.batch_size)[start : len(self)]]
         for samples, images in zip(batches, self.split.batches(batches), strict=True):
             padded, numbers = augment.pad(images, policy.crop_padding), torch.arange(len(samples), device=images.device)
             images = augment.crop(padded, numbers, draws.top[samples], draws.left[samples], policy.crop_padding)
@@ -62,11 +72,23 @@ class TrainBatches:
                 images = augment.mirror(images, draws.flip[samples])
             if policy.cutout:
                 images = augment.cut_out(images, holes[samples], policy.cutout, self.prepare.mean_colour)
-            yield self.prepare(images), self.labels[samples]
+            inputs, targets = self._finish(images, self.labels[samples], chances.of(samples), resolution)
+            yield (inputs[self.rows], targets[self.rows]) if mixes else (inputs, targets)
+
+    def _finish(self, images: Tensor, labels: Tensor, chances: policies.Chances, resolution: int) -> Batch:
+        """Cropped uint8 images (B, H, W, 3) and their chances -> what the network sees, and its targets."""
+        if chances.moves_pixels:
+            planes = policies.transform(images, chances, resolution, self.policy.operations)
+            inputs = self.prepare.normalise(planes)
+        else:
+            inputs = self.prepare(images, resolution)
+        if chances.erased is not None:
+            inputs = policies.erase(inputs, chances.erased)
+        return (inputs, labels) if chances.mix is None else policies.mix(inputs, labels, chances.mix, self.classes)
 
 
 class EvalBatches:
-    """Every image once, in order, as it is; the last batch is as small as it has to be.
+    """Every image once, in order, its central part; the last batch is as small as it has to be.
 
     A rank has its rows of each batch, perhaps none of the last one, so all have the same number of batches.
     """
@@ -82,17 +104,17 @@ class EvalBatches:
         self.split = split
         self.batch_size = batch_size
         self.ranks = ranks
+        self.crop_ratio = preprocessing.crop_ratio
         self.prepare = Prepare(preprocessing, split.labels.device, layout)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = [
-            numbers[self.ranks.rows(len(numbers))] for numbers in torch.arange(len(self.split)).split(self.batch_size)
-        ]
-        for numbers, images in zip(batches, self.split.batches(batches), strict=True):
-            yield self.prepare(images), self.split.labels[numbers]
+        batches = torch.arange(len(self.split)).split(self.batch_size)
+        rows = [numbers[self.ranks.rows(len(numbers))] for numbers in batches]
+        for numbers, images in zip(rows, self.split.batches(rows), strict=True):
+            yield self.prepare(augment.centre(images, self.crop_ratio)), self.split.labels[numbers]
 
 
 class Prepare:
@@ -109,8 +131,11 @@ class Prepare:
         """The uint8 colour (3,) that becomes about 0 in the network's input."""
         return (self.mean * 255).round().to(torch.uint8)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return augment.normalise(images, self.mean, self.std, self.resolution, self.layout)
+    def __call__(self, images: Tensor, resolution: int | None = None) -> Tensor:
+        return augment.normalise(images, self.mean, self.std, resolution or self.resolution, self.layout)
+
+    def normalise(self, planes: Tensor) -> Tensor:
+        return policies.normalise(planes, self.mean, self.std, self.layout)
 
     def undo(self, inputs: Tensor) -> Tensor:
         """Network inputs -> pictures (B, 3, R, R) with values in 0..1."""

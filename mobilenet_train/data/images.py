@@ -57,7 +57,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Everything between an image and the network's input; a checkpoint holds it.
+    """Everything between an image and the network's input in evaluation; a checkpoint holds it.
 
     An image file is first cut and scaled to `stored`, (height, width), the size in which training kept its images.
     """
@@ -67,6 +67,7 @@ class Preprocessing:
     std: tuple[float, ...]
     stored: tuple[int, int]
     interpolation: str = "bilinear"
+    crop_ratio: float = 1.0  # the central share of each side that is used
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from mobilenet_train.data.synsets import imagenet_words, readable
 from mobilenet_train.errors import RunError
 from mobilenet_train.runtime import usable_cores
 
-STORED_SHARE = 0.875  # of a stored picture's side is the network's resolution: 256 for 224, as the papers evaluate
 MOST_NAMED = 10
 
 
@@ -50,7 +49,7 @@ def load_pictures(config: PicturesConfig, found: Found, seed: int, listener: Lis
     """
     chosen = _chosen(found, config, seed)
     listing, labels, test = found.listing.take(chosen.numpy()), found.labels[chosen], found.test[chosen]
-    size = config.store_size or round(config.resolution / STORED_SHARE)
+    size = config.store_size or round(config.resolution / config.crop_ratio)
     prepared, streamed = _prepare(config, listing, size, listener)
     _judge(config, listing, size, prepared.bad, listener)
     good = torch.ones(len(listing), dtype=torch.bool)

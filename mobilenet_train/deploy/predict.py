@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mobilenet_train.data import augment
 from mobilenet_train.data.batches import Prepare
 from mobilenet_train.data.decode import BadPictureError, decode, fill
 from mobilenet_train.deploy.loading import TrainedRun, Weights, load_run
@@ -105,7 +106,8 @@ class Classifier:
         ]
 
     def _inputs(self, pixels: np.ndarray[Any, Any]) -> Tensor:
-        return self._prepare(torch.from_numpy(pixels).to(self.device))
+        images = torch.from_numpy(pixels).to(self.device)
+        return self._prepare(augment.centre(images, self.run.preprocessing.crop_ratio))
 
     def _try_pixels(self, picture: Picture) -> np.ndarray[Any, Any] | str:
         try:

@@ -24,6 +24,18 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
+class TFConv2d(nn.Conv2d):
+    """A convolution at stride 2 padded as TensorFlow's `same`: one pixel less above and left of an even side.
+
+    (N, C, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2)).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, across = ((self.kernel_size[0] - 2 + side % 2) for side in x.shape[2:])  # pixels added in all
+        padded = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
+        return F.conv2d(padded, self.weight, stride=self.stride, groups=self.groups)
+
+
 class ConvNormActivation(nn.Sequential):
     """Convolution without bias, batch-norm and, unless `activation` is None, an activation.
 
@@ -39,8 +51,11 @@ class ConvNormActivation(nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         activation: str | None,
+        padding: str = "symmetric",
     ) -> None:
         convolution = DepthwiseConv2d if groups == in_channels > 1 else nn.Conv2d
+        if padding == "tensorflow" and stride == 2:
+            convolution = TFConv2d
         layers: list[nn.Module] = [
             convolution(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(out_channels),
@@ -59,12 +74,25 @@ class DepthwiseSeparable(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, activation: str, depth_multiplier: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        activation: str,
+        depth_multiplier: int = 1,
+        padding: str = "symmetric",
     ) -> None:
         super().__init__()
         depthwise_channels = in_channels * depth_multiplier
         self.depthwise = ConvNormActivation(
-            in_channels, depthwise_channels, 3, stride=stride, groups=in_channels, activation=activation
+            in_channels,
+            depthwise_channels,
+            3,
+            stride=stride,
+            groups=in_channels,
+            activation=activation,
+            padding=padding,
         )
         self.pointwise = ConvNormActivation(depthwise_channels, out_channels, 1, activation=activation)
 

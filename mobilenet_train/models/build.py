@@ -18,7 +18,8 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     sizes = {"num_classes": num_classes, "resolution": config.dataset.resolution}
     if isinstance(config.model, NetworkConfig):
         options = asdict(config.model)
-        return NETWORKS[options.pop("name")](**sizes, **options)
+        name, _, _ = (options.pop(key) for key in ("name", "weights", "freeze"))
+        return NETWORKS[name](**sizes, **options)
     factory, args = config.model.factory, config.model.args  # type: ignore[attr-defined]
     model = call_factory("model.factory", factory, **sizes, **args)
     if not isinstance(model, nn.Module):

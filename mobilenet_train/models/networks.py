@@ -106,10 +106,22 @@ class MobileNet(nn.Module):
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(*classifier)
         self.stride_plan = stride_plan
+        self.frozen = 0
         initialise(self, norm_eps=norm_eps, norm_momentum=norm_momentum)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images).mean((2, 3)))
+
+    def freeze(self, count: int) -> None:
+        """The first `count` of `features` no longer learn; their norms keep their statistics in training mode too."""
+        self.frozen = count
+        self.features[:count].requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "MobileNet":
+        super().train(mode)
+        self.features[: self.frozen].eval()
+        return self
 
 
 def mobilenet_v1(
@@ -124,6 +136,7 @@ def mobilenet_v1(
     norm_momentum: float = 0.1,
     separable: bool = True,
     depth_multiplier: int = 1,
+    padding: str = "symmetric",
 ) -> MobileNet:
     """MobileNetV1 (arXiv:1704.04861, Table 1) for (N, 3, resolution, resolution) images.
 
@@ -134,6 +147,7 @@ def mobilenet_v1(
     norm_momentum: weight of the newest batch in batch-norm's running statistics.
     separable: False builds the paper's Conv MobileNet (Table 4), with standard 3x3 convolutions.
     depth_multiplier: outputs of a depthwise convolution per input channel, as in Keras.
+    padding: of 3x3 convolutions at stride 2: "symmetric", or "tensorflow" as TensorFlow's `same` (see `TFConv2d`).
 
     Raises ValueError for a value out of range.
     """
@@ -147,17 +161,20 @@ def mobilenet_v1(
 
     def block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
         if not separable:
-            return ConvNormActivation(in_channels, out_channels, 3, stride=stride, activation=nonlinearity)
+            return ConvNormActivation(
+                in_channels, out_channels, 3, stride=stride, activation=nonlinearity, padding=padding
+            )
         return DepthwiseSeparable(
             in_channels,
             out_channels,
             stride=stride,
             activation=nonlinearity,
             depth_multiplier=depth_multiplier,
+            padding=padding,
         )
 
     channels = [round_channels(width_mult * out) for out in (32, *(out for out, _ in V1))]
-    stem = ConvNormActivation(3, channels[0], 3, stride=plan.strides[0], activation=nonlinearity)
+    stem = ConvNormActivation(3, channels[0], 3, stride=plan.strides[0], activation=nonlinearity, padding=padding)
     blocks = [block(*pair, stride) for pair, stride in zip(pairwise(channels), plan.strides[1:], strict=True)]
     classifier = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
     return MobileNet([stem, *blocks], classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)

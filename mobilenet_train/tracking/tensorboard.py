@@ -146,7 +146,7 @@ def _hparams(description: RunDescription) -> tuple[Any, Any, Any]:
 
 def _events(folder: Path) -> Iterator[Any]:
     """Every record in the run's event files, oldest first."""
-    from tensorboard.backend.event_processing.event_file_loader import (  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_file_loader import (
         EventFileLoader,
     )
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenet_train.config import AdamConfig, OptimConfig, RmspropConfig, SgdConfig
+from mobilenet_train.models import MobileNet
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -22,7 +23,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Two groups: parameters with weight decay, and those without (norms, biases, perhaps depthwise kernels)."""
+    """Parameters with weight decay, and those without (norms, biases, perhaps depthwise kernels).
+
+    With optim.backbone_lr other than 1, two groups each for the classifier and the rest; `rate_share` is a group's
+    share of the rate.
+    """
     depthwise = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
 
     def decayed(parameter: Tensor) -> bool:
@@ -31,11 +36,23 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
         return config.decay_depthwise or id(parameter) not in depthwise
 
     trainable = [p for p in model.parameters() if p.requires_grad]
+    parts = [(1.0, trainable)]
+    if config.backbone_lr != 1:
+        head = head_parameters(model)
+        backbone = [p for p in trainable if id(p) not in head]
+        parts = [(config.backbone_lr, backbone), (1.0, [p for p in trainable if id(p) in head])]
     groups = [
-        {"params": [p for p in trainable if decayed(p)], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if not decayed(p)], "weight_decay": 0.0},
+        {"params": [p for p in part if decayed(p) == decays], "weight_decay": decay, "rate_share": share}
+        for share, part in parts
+        for decays, decay in ((True, config.weight_decay), (False, 0.0))
     ]
     return [group for group in groups if group["params"]]
+
+
+def head_parameters(model: nn.Module) -> set[int]:
+    """The ids of the classifier's parameters, those that optim.backbone_lr is not for."""
+    assert isinstance(model, MobileNet)
+    return {id(parameter) for parameter in model.classifier.parameters()}
 
 
 def penalised_weights(model: nn.Module) -> list[Tensor]:

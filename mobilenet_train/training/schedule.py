@@ -1,8 +1,10 @@
-"""The learning rate as a pure function of the update: a resumed run needs no scheduler state."""
+"""The learning rate as a pure function of the update, the resolution as one of the epoch: nothing to resume."""
 
 import math
 
-from mobilenet_train.config import ScheduleConfig
+from mobilenet_train.config import ProgressiveConfig, ScheduleConfig
+
+RESOLUTION_STEP = 32  # pixels: the papers' networks halve the image five times
 
 
 def learning_rate(update: int, total: int, updates_per_epoch: float, peak: float, schedule: ScheduleConfig) -> float:
@@ -25,3 +27,11 @@ def learning_rate(update: int, total: int, updates_per_epoch: float, peak: float
     if schedule.decay == "step":
         periods = math.floor(periods)
     return peak * schedule.factor**periods
+
+
+def resolution(epoch: int, epochs: int, full: int, progressive: ProgressiveConfig) -> int:
+    """Pixels the network sees in `epoch` (from 0) of `epochs`: from `progressive.start` to `full`, in steps of 32."""
+    if progressive.start is None or epoch >= progressive.full_from * epochs:
+        return full
+    grown = (full - progressive.start) * epoch / (progressive.full_from * epochs)
+    return progressive.start + int(grown / RESOLUTION_STEP) * RESOLUTION_STEP

@@ -24,7 +24,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     config, runtime, ranks = plan.config, plan.runtime, plan.runtime.ranks
     network = state.replica or state.model
     for group in state.optimizer.param_groups:
-        group["lr"] = rate_of(state, plan, state.step)
+        group["lr"] = rate_of(state, plan, state.step) * group.get("rate_share", 1.0)
     for number, (images, labels) in enumerate(batches):
         torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
         share = len(labels) / config.batch_size  # of the global batch
@@ -77,9 +77,13 @@ def l1_penalty(model: nn.Module, strength: float) -> Tensor | float:
 
 
 def record(state: TrainState, plan: Plan, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
-    """Adds a global batch to the epoch's sums and remembers the first loss that was not finite, all on the device."""
+    """Adds a global batch to the epoch's sums and remembers the first loss that was not finite, all on the device.
+
+    A mixed image counts as right where its larger part was named.
+    """
     images, dtype = plan.config.batch_size, plan.runtime.sum_dtype
-    right = (logits.argmax(1) == labels).sum()
+    classes = labels if labels.ndim == 1 else labels.argmax(1)
+    right = (logits.argmax(1) == classes).sum()
     part = torch.stack([loss.to(dtype) * (len(labels) / images), right.to(dtype)])
     loss, right = summed(plan.runtime.ranks, part)
     state.sums.totals += torch.stack([loss * images, right])

@@ -214,18 +214,22 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
 augment balance batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay
-epochs eval.batch_size experiment label_smoothing log_every max_steps model optim outputs recover.attempts
-recover.factor resume resume_schedule run_dir schedule_from seed tensorboard
-augment.crop_padding augment.cutout augment.flip augment.name
-dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.download dataset.factory
-dataset.fraction dataset.max_per_class dataset.mean dataset.name dataset.on_bad_image dataset.resolution dataset.root
-dataset.std dataset.store_size dataset.test dataset.test_fraction dataset.train dataset.val_fraction dataset.workers
+epochs eval.batch_size eval.resolution experiment label_smoothing log_every max_steps model optim outputs preview
+progressive.full_from progressive.start recover.attempts recover.factor resume resume_schedule run_dir schedule_from
+seed tensorboard
+augment.brightness augment.contrast augment.crop_padding augment.cutmix augment.cutout augment.erasing augment.flip
+augment.magnitude augment.mixup augment.name augment.operations augment.resized_crop augment.saturation
+dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.crop_ratio dataset.download
+dataset.factory dataset.fraction dataset.max_per_class dataset.mean dataset.name dataset.on_bad_image
+dataset.resolution dataset.root dataset.std dataset.store_size dataset.test dataset.test_fraction dataset.train
+dataset.val_fraction dataset.workers
 device.channels_last device.name device.precision device.threads
-model.activation model.args model.depth_multiplier model.dropout model.factory model.name model.norm_eps
-model.norm_momentum model.separable model.squeeze_excite model.stride_plan model.width_mult
-optim.accumulate optim.alpha optim.betas optim.clip_norm optim.decay_depthwise optim.decay_norm_and_bias optim.eps
-optim.l1 optim.lr optim.momentum optim.name optim.nesterov optim.schedule.decay optim.schedule.every_epochs
-optim.schedule.factor optim.schedule.final optim.schedule.warmup optim.weight_decay
+model.activation model.args model.depth_multiplier model.dropout model.factory model.freeze model.name model.norm_eps
+model.norm_momentum model.padding model.separable model.squeeze_excite model.stride_plan model.weights
+model.width_mult
+optim.accumulate optim.alpha optim.backbone_lr optim.betas optim.clip_norm optim.decay_depthwise
+optim.decay_norm_and_bias optim.eps optim.l1 optim.lr optim.momentum optim.name optim.nesterov optim.schedule.decay
+optim.schedule.every_epochs optim.schedule.factor optim.schedule.final optim.schedule.warmup optim.weight_decay
 """
 
 

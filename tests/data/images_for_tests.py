@@ -1,5 +1,7 @@
 """Small sets of random images, whose labels say which image it is."""
 
+from dataclasses import replace
+
 import torch
 
 from mobilenet_train.config import AugmentConfig
@@ -7,8 +9,22 @@ from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.data.images import Preprocessing, Split
 
 PLAIN = Preprocessing(resolution=12, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3), stored=(12, 12))
-NOTHING = AugmentConfig(name="none", crop_padding=0, flip=False, cutout=0)
-CROP_AND_FLIP = AugmentConfig(name="basic", crop_padding=3, flip=True, cutout=0)
+NOTHING = AugmentConfig(
+    name="none",
+    crop_padding=0,
+    flip=False,
+    cutout=0,
+    resized_crop=None,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    operations="none",
+    magnitude=9,
+    erasing=0.0,
+    mixup=0.0,
+    cutmix=0.0,
+)
+CROP_AND_FLIP = replace(NOTHING, name="basic", crop_padding=3, flip=True)
 
 
 def numbered(count: int, size: int = 12) -> Split:
@@ -19,7 +35,16 @@ def numbered(count: int, size: int = 12) -> Split:
 
 
 def train_batches(split: Split, policy: AugmentConfig = CROP_AND_FLIP, size: int = 8, seed: int = 0) -> TrainBatches:
-    return TrainBatches(split, PLAIN, policy, size, seed, torch.contiguous_format)
+    return TrainBatches(
+        split,
+        PLAIN,
+        policy,
+        size,
+        seed,
+        torch.contiguous_format,
+        classes=len(split),
+        resolution_of=lambda _: PLAIN.resolution,
+    )
 
 
 def eval_batches(split: Split, size: int, preprocessing: Preprocessing = PLAIN) -> EvalBatches:

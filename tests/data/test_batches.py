@@ -129,3 +129,45 @@ def test_undo_gives_back_the_picture() -> None:
     prepare = eval_batches(split, 4).prepare
     pictures = prepare.undo(prepare(split.images))
     torch.testing.assert_close(pictures, split.images.permute(0, 3, 1, 2).float() / 255, atol=1e-6, rtol=0)
+
+
+STRONG = replace(
+    NOTHING,
+    flip=True,
+    resized_crop=[0.3, 1.0],
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    operations="trivialaugment",
+    erasing=0.5,
+    mixup=0.2,
+    cutmix=1.0,
+)
+
+
+def test_strong_augmentation_is_the_same_from_any_start_and_in_batches_of_another_even_size() -> None:
+    split = numbered(24, size=16)
+    whole = [torch.cat(part) for part in zip(*train_batches(split, STRONG, size=24).epoch(2), strict=True)]
+    torch.manual_seed(5)
+    parts = [torch.cat(part) for part in zip(*train_batches(split, STRONG, size=6).epoch(2, start=1), strict=True)]
+    assert torch.equal(whole[1][6:], parts[1])
+    torch.testing.assert_close(whole[0][6:], parts[0], rtol=0, atol=1e-5)  # products of matrices differ by rounding
+
+
+def test_an_epoch_has_the_resolution_that_was_planned_for_it() -> None:
+    batches = train_batches(numbered(16), replace(NOTHING, resized_crop=[0.3, 1.0]))
+    batches.resolution_of = [8, 20].__getitem__
+    assert [next(batches.epoch(epoch))[0].shape[2:] for epoch in (0, 1)] == [(8, 8), (20, 20)]
+
+
+def test_evaluation_sees_the_centre_at_its_own_resolution() -> None:
+    split = numbered(3, size=16)
+    batches = eval_batches(split, 3, replace(PLAIN, resolution=14, crop_ratio=0.875))
+    images, _ = next(iter(batches))
+    assert torch.equal(images, batches.prepare(split.images[:, 1:15, 1:15]))
+
+
+def test_a_centre_of_everything_is_the_image() -> None:
+    split = numbered(3)
+    batches = eval_batches(split, 3)
+    assert torch.equal(next(iter(batches))[0], batches.prepare(split.images))

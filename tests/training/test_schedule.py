@@ -1,9 +1,9 @@
-"""The learning rate as a function of the update."""
+"""The learning rate as a function of the update, the resolution as one of the epoch."""
 
 import pytest
 
-from mobilenet_train.config import ScheduleConfig
-from mobilenet_train.training.schedule import learning_rate
+from mobilenet_train.config import ProgressiveConfig, ScheduleConfig
+from mobilenet_train.training.schedule import learning_rate, resolution
 
 
 def rates(decay: str, warmup: float = 0.0, final: float = 0.0, total: int = 100) -> list[float]:
@@ -42,3 +42,12 @@ def test_exponential_passes_through_the_same_points_smoothly() -> None:
 
 def test_constant_stays() -> None:
     assert set(rates("constant")) == {1.0}
+
+
+def test_a_progressive_resolution_grows_in_steps_of_32_and_is_full_for_the_rest() -> None:
+    sizes = [resolution(epoch, 8, 160, ProgressiveConfig(start=64, full_from=0.75)) for epoch in range(8)]
+    assert sizes == [64, 64, 96, 96, 128, 128, 160, 160]
+
+
+def test_without_a_start_every_epoch_has_the_full_resolution() -> None:
+    assert {resolution(epoch, 8, 160, ProgressiveConfig(start=None, full_from=0.75)) for epoch in range(8)} == {160}

@@ -12,7 +12,7 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.training import checkpoint
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import check_finite
-from mobilenet_train.training.step import l1_penalty, train_update, warm_up
+from mobilenet_train.training.step import l1_penalty, record, train_update, warm_up
 
 
 def prepare(*overrides: str) -> Prepared:
@@ -114,6 +114,38 @@ def test_sums_are_means_per_sample_and_percent() -> None:
     assert (score.top1 * prepared.state.sums.seen / 100) == pytest.approx(
         round(score.top1 * prepared.state.sums.seen / 100)
     )
+
+
+def test_a_mixed_image_counts_as_right_where_its_larger_part_is_named() -> None:
+    prepared = prepare()
+    labels = torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
+    logits = torch.eye(3)[[0, 1, 1, 2]]
+    record(prepared.state, prepared.plan, logits, torch.tensor(1.0), labels)
+    assert prepared.state.sums.score().top1 == 75
+    assert prepared.state.sums.seen == 4
+
+
+def test_the_loss_of_a_mixed_image_is_the_mix_of_both_losses() -> None:
+    images = torch.randn(4, 3, 32, 32)
+    losses = []
+    for labels in (
+        torch.tensor([1, 1, 1, 1]),
+        torch.tensor([2, 2, 2, 2]),
+        torch.eye(10)[[1, 1, 1, 1]].lerp(torch.eye(10)[[2, 2, 2, 2]], 0.25),
+    ):
+        prepared = prepare("label_smoothing=0.1", "model.dropout=0")
+        train_update(prepared.state, [(images, labels)], prepared.plan)
+        losses.append(prepared.state.sums.score().loss)
+    assert losses[2] == pytest.approx(0.75 * losses[0] + 0.25 * losses[1], rel=1e-5)
+
+
+def test_the_backbone_learns_at_its_share_of_the_rate() -> None:
+    prepared = prepare("optim.backbone_lr=0.1", "optim.schedule.warmup=0", "optim.lr=0.5")
+    train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+    head = {id(p) for p in prepared.state.model.classifier.parameters()}
+    for group in prepared.state.optimizer.param_groups:
+        assert group["lr"] == pytest.approx(0.5 if id(group["params"][0]) in head else 0.05)
+        assert len({id(p) in head for p in group["params"]}) == 1
 
 
 def test_the_first_loss_that_is_not_finite_is_remembered_with_its_update() -> None:
