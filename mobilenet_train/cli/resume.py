@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mobilenet_train.config import SCHEMAS, TrainConfig, check, from_values
+from mobilenet_train.config import SCHEMAS, SWEEP_KEYS, TrainConfig, check, from_values
 from mobilenet_train.errors import ConfigError, RunError
 
 FREE = (
@@ -23,6 +23,7 @@ FREE = (
     "resume",
     "resume_schedule",
     "dry_run",
+    *SWEEP_KEYS,
 )
 
 

@@ -211,8 +211,8 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
 augment batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
-eval.batch_size experiment label_smoothing log_every max_steps model optim outputs recover.attempts
-recover.factor resume resume_schedule run_dir schedule_from seed tensorboard
+eval.batch_size experiment label_smoothing log_every max_steps model on_failure optim outputs recover.attempts
+recover.factor resume resume_schedule run_dir schedule_from seed slots sweep tensorboard
 augment.crop_padding augment.cutout augment.flip augment.name
 dataset.args dataset.download dataset.factory dataset.fraction dataset.max_per_class dataset.mean dataset.name
 dataset.resolution dataset.root dataset.std dataset.val_fraction
