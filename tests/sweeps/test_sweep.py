@@ -221,7 +221,8 @@ def check_hparams(folder: Path) -> None:
     url = board.launch() + "data/"
 
     def ask(path: str, **body: object) -> Any:
-        request = urllib.request.Request(url + path, json.dumps(body).encode() if body else None)
+        data, kind = json.dumps(body).encode() if body else None, {"Content-Type": "application/json"}
+        request = urllib.request.Request(url + path, data, kind)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
