@@ -5,7 +5,7 @@ The values live in `conf/*.yaml`, each with its comment; here are their types an
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
@@ -22,6 +22,7 @@ BALANCES = ("none", "loss", "sampling")
 CACHES = ("auto", "memory", "disk", "off")
 PADDINGS = ("symmetric", "tensorflow")
 OPERATIONS = ("none", "trivialaugment", "randaugment")
+SWEEP_KEYS = ("sweep", "slots", "on_failure")  # for a sweep as a whole, not for its jobs
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")  # torch.compile's
 
@@ -249,6 +250,9 @@ class TrainConfig:
     schedule_from: int = MISSING
     dry_run: bool = MISSING
     preview: bool = MISSING
+    sweep: str | None = MISSING
+    slots: Any = MISSING  # "auto" or a whole number
+    on_failure: str = MISSING
 
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -374,9 +378,7 @@ def check(config: TrainConfig) -> None:
     """Refuses values out of range and options that combine badly. Raises ConfigError for the first one found."""
     _check_parts(config)
     model = _network_rules(config.model) if isinstance(config.model, NetworkConfig) else []
-    for key, value, ok, allowed in (*_run_rules(config), *_data_rules(config), *_optim_rules(config.optim), *model):
-        if not ok:
-            raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+    _refuse((*_run_rules(config), *_data_rules(config), *_optim_rules(config.optim), *model))
     if config.epochs is None and config.budget is None:
         raise ConfigError("epochs=null is not allowed without a budget: say how long to train, epochs=20 or budget=10m")
     if config.early_stop.patience is not None and config.dataset.val_fraction == 0:
@@ -418,6 +420,23 @@ def let_budget_decide(config: TrainConfig, typed: list[str]) -> TrainConfig:
     return config if config.budget is None or "epochs" in typed else replace(config, epochs=None)
 
 
+def check_sweep(sweep: str | None, slots: Any, on_failure: str) -> None:
+    """Refuses bad values of the keys that belong to a sweep as a whole. Raises ConfigError."""
+    named = sweep is None or re.fullmatch(r"[\w+-][\w.+-]*", sweep)
+    rules: list[Rule] = [
+        ("sweep", sweep, bool(named), "the name of a folder: letters, digits, and any of _ . + -"),
+        ("slots", slots, slots == "auto" or _is_whole(slots, 1, 1024), "auto or a whole number from 1 to 1024"),
+        ("on_failure", on_failure, on_failure in ("continue", "stop"), "continue or stop"),
+    ]
+    _refuse(rules)
+
+
+def _refuse(rules: Iterable[Rule]) -> None:
+    for key, value, ok, allowed in rules:
+        if not ok:
+            raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+
+
 def check_effect(config: TrainConfig, typed: list[str]) -> None:
     """Refuses a key that someone typed and that would do nothing. Raises ConfigError."""
     decay = config.optim.schedule.decay
@@ -440,6 +459,8 @@ def check_effect(config: TrainConfig, typed: list[str]) -> None:
         ),
     }
     for key in typed:
+        if key in SWEEP_KEYS:
+            raise ConfigError(f"{key} has no effect on a single run; it belongs to a sweep: mnet-train -m")
         used, why = used_by.get(key, (True, ""))
         if not used:
             raise ConfigError(f"{key} has no effect with {why}")
@@ -657,8 +678,7 @@ def _optim_rules(o: OptimConfig) -> list[Rule]:
 
 
 def _network_rules(m: NetworkConfig) -> list[Rule]:
-    whole = isinstance(m.stride_plan, int) and not isinstance(m.stride_plan, bool)
-    plan_ok = m.stride_plan in ("auto", "imagenet") or (whole and 0 <= m.stride_plan <= 5)
+    plan_ok = m.stride_plan in ("auto", "imagenet") or _is_whole(m.stride_plan, 0, 5)
     rules: list[Rule] = [
         ("model.width_mult", m.width_mult, 0 < m.width_mult <= 32, "a number above 0, at most 32"),
         ("model.dropout", m.dropout, 0 <= m.dropout < 1, "0 <= dropout < 1"),
@@ -695,3 +715,7 @@ def _weights_rules(m: NetworkConfig) -> list[Rule]:
             "fresh weights must learn; give model.weights too",
         ),
     ]
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

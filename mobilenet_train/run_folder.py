@@ -2,6 +2,9 @@
 
 import fcntl
 import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ from mobilenet_train.config import TrainConfig
 from mobilenet_train.errors import RunError
 
 LEFT_BY_A_KILLED_START = {"lock", "checkpoints", "overrides.yaml", "config.yaml.tmp"}
+TRIES = 3
 
 
 def create(config: TrainConfig, overrides: list[str]) -> tuple[Path, IO[str]]:
@@ -70,12 +74,37 @@ def lock(folder: Path) -> IO[str]:
         file = (folder / "lock").open("a+")
     except OSError as error:
         raise RunError(f"{folder} can't be written: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    for _ in range(TRIES):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(0.05)  # `holder` has it for a moment
+    else:
         file.seek(0)
-        raise RunError(f"{folder} is in use: process {file.read().strip() or '?'} is training in it") from None
+        raise RunError(f"{folder} is in use: process {file.read().strip() or '?'} is training in it")
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def holder(folder: Path) -> str | None:
+    """The id of the process that holds the folder's lock now, None if there is none."""
+    try:
+        with (folder / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return (folder / "lock").read_text().strip() or "?"
+    return None
+
+
+def wait_until_free(folder: Path, say: Callable[[str], None]) -> None:
+    """Returns once no process holds the folder's lock; first tells `say` which one does, if any."""
+    pid = holder(folder)
+    if pid is None:
+        return
+    say(f"waiting for process {pid}, which still trains in {folder}")
+    with (folder / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)

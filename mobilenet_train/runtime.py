@@ -1,7 +1,6 @@
 """The machine a run is on: device, precision, threads, and an allocator that keeps its memory."""
 
 import ctypes
-import os
 import platform
 from dataclasses import dataclass
 
@@ -9,6 +8,7 @@ import torch
 
 from mobilenet_train.config import DeviceConfig
 from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.machine import usable_cores
 from mobilenet_train.ranks import ALONE, Ranks
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -66,11 +66,6 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     libc.mallopt(M_TOP_PAD, 2**30)
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, where the system can tell (Linux), else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(name: str, ranks: Ranks) -> torch.device:

@@ -4,7 +4,7 @@ import signal
 from types import FrameType
 
 from mobilenet_train.distributed import agreed
-from mobilenet_train.ranks import Ranks
+from mobilenet_train.ranks import ALONE, Ranks
 
 
 class StopSignals:
@@ -13,7 +13,7 @@ class StopSignals:
     `exit_code` is 128 + the signal (130, 143 or 129).
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
         self.received = self.agreed = 0  # no signal has this number
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -16,20 +16,19 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import measure
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from mobilenet_train.cli.conf import conf_dir
 from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.config import register_schemas, to_config
 from mobilenet_train.data.cache import SILENT, on_disk
 from mobilenet_train.data.listing import list_tree
-from mobilenet_train.data.pictures import STORED_SHARE
-from mobilenet_train.runtime import keep_freed_memory, usable_cores
+from mobilenet_train.machine import usable_cores
+from mobilenet_train.runtime import keep_freed_memory
 from mobilenet_train.training.step import train_update
 
 BATCHES = 12
+PAPERS_CROP_RATIO = 0.875
 
 
 def plain_loop(paths: list[Path], size: int) -> None:
@@ -71,10 +70,8 @@ def report(name: str, pictures: int, work: Callable[[], object]) -> float:
 
 def waiting(root: Path, resolution: int, cache_dir: str) -> None:
     """The share of a training epoch that goes into fetching stored pictures, from a few batches of each."""
-    register_schemas()
     own = [f"dataset.root={root}", f"dataset.resolution={resolution}", f"dataset.cache_dir={cache_dir}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = to_config(compose("train", ["dataset=imagenet_subset", "model=v3_small", *own]))
+    config = measure.configuration(["dataset=imagenet_subset", "model=v3_small", *own])
     prepared = prepare_run(config)
     order = torch.randperm(len(prepared.dataset.train)).split(config.batch_size)[:BATCHES]
     began = time.perf_counter()
@@ -93,7 +90,7 @@ def waiting(root: Path, resolution: int, cache_dir: str) -> None:
 
 def main() -> None:
     root, resolution = Path(sys.argv[1]), int(sys.argv[2] if len(sys.argv) > 2 else 160)
-    size, cores = round(resolution / STORED_SHARE), usable_cores()
+    size, cores = round(resolution / PAPERS_CROP_RATIO), usable_cores()
     listing = list_tree(root, None, {}).listing
     paths = [root / listing.path(number) for number in range(len(listing))]
     files = [path.read_bytes() for path in paths]  # also warms the page cache, for all alike

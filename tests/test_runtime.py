@@ -42,7 +42,7 @@ def test_each_rank_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ranks_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_usable_cores", lambda: 8)
+    monkeypatch.setattr(runtime, "usable_cores", lambda: 8)
     chosen = ("device=cpu", "device.threads=null")
     assert prepare(ALONE, *chosen).threads == 8
     assert prepare(Ranks(0, 6, 0, 3), *chosen).threads == 2

@@ -14,7 +14,7 @@ mnet-train: trains MobileNetV1, V2 and V3
 
   mnet-train dataset=digits model=v3_small        a first result in a minute, without network
   mnet-train model=v3_large epochs=20             CIFAR-10
-  mnet-train -m model.width_mult=0.5,1.0          one run for each value
+  mnet-train -m model.width_mult=0.5,1.0          a sweep: one run for each value; again, it goes on
   mnet-train resume=outputs/RUN                   go on with a run
   mnet-train ... dry_run=true                     the plan, cost and time, without training
 

@@ -1,5 +1,6 @@
 """Turns Hydra's and OmegaConf's errors into one line that names the key, the value and what is allowed."""
 
+import re
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -14,6 +15,7 @@ from omegaconf.errors import (
 
 from mobilenet_train.config import SCHEMAS, TrainConfig, nearest
 
+MISSING_ENGINE = re.compile(r"(?:plugin class : 'hydra_plugins\.hydra_|locating target ')(ray|submitit|optuna)")
 KINDS = {
     "to Integer": "a whole number",
     "to Float": "a number",
@@ -33,6 +35,8 @@ def explain(error: Exception) -> str:
         return _wrong_type(cause)
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    if match := MISSING_ENGINE.search(str(error)):
+        return f"this sweep runs on {match[1]}, which is not installed: pip install 'mnet-train[{match[1]}]'"
     if "must be a string or a list" in str(error):
         return "a choice (GROUP=NAME) needs a name: numbers and null are none"
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())

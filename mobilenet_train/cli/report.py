@@ -16,10 +16,10 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from mobilenet_train import __version__
+from mobilenet_train.cli.messages import say
 from mobilenet_train.cli.prepare import Prepared
 from mobilenet_train.cli.resume import is_free
 from mobilenet_train.config import TrainConfig, budget_seconds, leaves
@@ -32,16 +32,6 @@ from mobilenet_train.training.schedule import RESOLUTION_STEP
 
 PREVIEW_IMAGES = 64
 CLASSES_LISTED = 24  # in the table at the start of a run
-
-
-def say(console: Console, message: str, kind: str = "") -> None:
-    """Prints a message for people, after a yellow "warning: " or "note: " if `kind` says so.
-
-    A terminal or pipe that is gone is no reason to stop.
-    """
-    label = Text(f"{kind}: " if kind else "", style="yellow")
-    with suppress(OSError, SystemExit):  # rich leaves the program at a broken pipe
-        console.print(label + Text(message), soft_wrap=True)
 
 
 def describe(prepared: Prepared, console: Console) -> None:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mobilenet_train.config import SCHEMAS, TrainConfig, check, from_values
+from mobilenet_train.config import SCHEMAS, SWEEP_KEYS, TrainConfig, check, from_values
 from mobilenet_train.errors import ConfigError, RunError
 
 FREE = (
@@ -27,6 +27,7 @@ FREE = (
     "dataset.cache_dir",
     "dataset.workers",
     "preview",
+    *SWEEP_KEYS,
 )
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from mobilenet_train import run_folder
 from mobilenet_train.cli import preparation, report
+from mobilenet_train.cli.messages import say
 from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.cli.preview import write_sheet
-from mobilenet_train.cli.report import say
 from mobilenet_train.cli.resume import read_config
 from mobilenet_train.config import TrainConfig, budget_seconds
 from mobilenet_train.data.cache import StoppedError

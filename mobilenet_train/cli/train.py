@@ -34,6 +34,8 @@ def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-t
         return command()
     except UserError as error:
         return failed(program, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:
         return failed(program, f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
     except Exception:
@@ -53,6 +55,7 @@ def failed(program: str, message: str, exit_code: int) -> int:
 def compose_and_run(tracebacks: bool) -> int:
     """Lets Hydra compose (once, or for each job of `-m`) and runs what came out. Returns the exit code."""
     import hydra
+    from hydra.core.plugins import Plugins
     from omegaconf import DictConfig
 
     from mobilenet_train.cli.explain import explain
@@ -64,14 +67,22 @@ def compose_and_run(tracebacks: bool) -> int:
     def run(composed: DictConfig) -> None:
         codes.append(1)
         codes[-1] = guarded(lambda: run_composed(composed), tracebacks)
-        stopped, parted = codes[-1] > 128, codes[-1] > 0 and ranks_from_environment().size > 1
-        if stopped or parted:  # by a signal, or ranks that failed no longer go together: no other job can follow
-            sys.exit(codes[-1])
+        if in_sweep():  # run by an engine that is not ours, perhaps on another machine
+            report_job(composed, codes[-1])
 
     register_schemas()
+    if "-m" in sys.argv or "--multirun" in sys.argv:
+        if ranks_from_environment().size > 1:
+            raise ConfigError("a sweep starts processes of its own, so it can't run under torchrun: start it without")
+        Plugins.instance()  # reads Hydra's own plugins anew: ours build on what it finds, so they come after
+        from mobilenet_train.sweeps.plugins import register_plugins
+
+        register_plugins(tracebacks)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of exiting with 1 whatever happened
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run)()
+    except UserError:
+        raise
     except Exception as error:
         if tracebacks or codes:  # a job had started, so it is no error of the configuration
             raise
@@ -84,21 +95,46 @@ def compose_and_run(tracebacks: bool) -> int:
 
 def run_composed(composed: "DictConfig") -> int:  # type: ignore[name-defined]  # noqa: F821
     """Checks the whole configuration, then imports torch and trains."""
-    from mobilenet_train.cli.resume import resolve_resume, typed_keys
-    from mobilenet_train.config import check, check_effect, let_budget_decide, to_config
+    from mobilenet_train.cli.resume import resolve_resume
 
     overrides = job_overrides()
+    config, folder = resolve_resume(checked_config(composed, overrides), overrides)
+
+    from mobilenet_train.cli.session import run
+
+    return run(config, overrides, folder)
+
+
+def checked_config(composed: "DictConfig", overrides: list[str]) -> "TrainConfig":  # type: ignore[name-defined]  # noqa: F821
+    """The configuration of one run after every check that needs no data. Raises ConfigError."""
+    from mobilenet_train.cli.resume import typed_keys
+    from mobilenet_train.config import check, check_effect, let_budget_decide, to_config
+
     check_choices(overrides)
     typed = typed_keys(overrides)
     config = let_budget_decide(to_config(composed), typed)
     check(config)
     check_effect(config, typed)
-    config, folder = resolve_resume(config, overrides)
     check_batch(config.batch_size, ranks_from_environment())
+    return config
 
-    from mobilenet_train.cli.session import run
 
-    return run(config, overrides, folder)
+def in_sweep() -> bool:
+    """True in a job that one of Hydra's own engines runs."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def report_job(composed: "DictConfig", code: int) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Rewrites the sweep's table after one of its jobs. Raises RunError if the job failed, as engines expect."""
+    from mobilenet_train.errors import RunError
+    from mobilenet_train.sweeps import report
+
+    report.write(Path(composed.run_dir).parent)
+    if code != 0:
+        raise RunError(f"job {Path(composed.run_dir).name} ended with {code}")
 
 
 def job_overrides() -> list[str]:

@@ -17,7 +17,7 @@ from mobilenet_train.data.shards import find_shards, list_shards
 from mobilenet_train.data.stored import MappedImages, StreamedImages
 from mobilenet_train.data.synsets import imagenet_words, readable
 from mobilenet_train.errors import RunError
-from mobilenet_train.runtime import usable_cores
+from mobilenet_train.machine import usable_cores
 
 MOST_NAMED = 10
 

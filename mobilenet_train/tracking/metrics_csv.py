@@ -27,6 +27,15 @@ class MetricsCsv:
         return table(self._history) if self._history else _line(columns)
 
 
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    """The whole lines of a run's metrics.csv, one an epoch; none if there is no such file yet."""
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+    return [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+
+
 def table(history: Sequence[EpochResult]) -> str:
     """Header and rows; the first epoch decides the columns."""
     columns = list(cells(history[0]))

@@ -210,14 +210,6 @@ def test_ones_own_network_and_data_go_through_the_same_trainer(mnet_train: Comma
     assert again.returncode == 2
 
 
-def test_multirun_runs_each_job_in_a_folder_of_its_own(mnet_train: Command, tmp_path: Path) -> None:
-    done = mnet_train("-m", *TINY, "epochs=1", "model.width_mult=0.1,0.25")
-    assert done.returncode == 0, done.stderr
-    summaries = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/*/summary.json")]
-    assert sorted(summary["status"] for summary in summaries) == ["finished", "finished"]
-    assert len({summary["parameters"] for summary in summaries}) == 2
-
-
 @pytest.mark.real_data
 @pytest.mark.parametrize("network", ["v1", "v2", "v3_large", "v3_small"])
 def test_every_network_learns_real_cifar10_images(

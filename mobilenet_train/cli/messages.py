@@ -1,0 +1,16 @@
+"""Messages for people on the terminal. Imports no torch."""
+
+from contextlib import suppress
+
+from rich.console import Console
+from rich.text import Text
+
+
+def say(console: Console, message: str, kind: str = "") -> None:
+    """Prints a message for people, after a yellow "warning: " or "note: " if `kind` says so.
+
+    A terminal or pipe that is gone is no reason to stop.
+    """
+    label = Text(f"{kind}: " if kind else "", style="yellow")
+    with suppress(OSError, SystemExit):  # rich leaves the program at a broken pipe
+        console.print(label + Text(message), soft_wrap=True)

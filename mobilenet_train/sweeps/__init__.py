@@ -1,0 +1,1 @@
+"""Many runs from one command: named, resumed, run side by side, and put together in a table and a picture."""

@@ -1,0 +1,119 @@
+"""What each job of a sweep will cost, found out before the first one starts.
+
+The measuring runs in child processes: the sweep's own process stays small, and takes no GPU memory.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from mobilenet_train.config import TrainConfig, budget_seconds, from_values
+from mobilenet_train.errors import ConfigError, RunError, UserError
+from mobilenet_train.sweeps.processes import Slots, spawn
+
+if TYPE_CHECKING:
+    from mobilenet_train.cli.prepare import Prepared
+
+IMAGES_PER_STEP = 16  # in a measured update: fewer than in a real one, so that many jobs are measured soon
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A job's network and time; `seconds` is None where other machines will run it."""
+
+    parameters: int
+    multiply_adds: int
+    seconds: float | None
+
+
+def forecast_all(configs: Sequence[TrainConfig], slots: Slots | None) -> list[Forecast]:
+    """Builds every network and times a few updates of each, as many side by side as there are slots on a CPU.
+
+    Without slots nothing is timed and no GPU is asked for: the jobs are for other machines.
+    Raises UserError for the first job whose data, network or batch size does not fit.
+    """
+    count = 1 if slots is None or slots.gpus else min(slots.count, len(configs))
+    shares = [configs[start::count] for start in range(count)]
+    children = [_ask(share, slots) for share in shares]
+    answers: list[list[Forecast]] = []
+    try:
+        answers = [_answers(child) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    return [answers[number % count][number // count] for number in range(len(configs))]
+
+
+def forecast(config: TrainConfig, timed: bool) -> Forecast:
+    """Everything that can go wrong before a run's first step goes wrong here. Raises UserError."""
+    from mobilenet_train.cli.prepare import prepare_run
+
+    prepared = prepare_run(config)
+    seconds = _seconds(prepared) if timed else None
+    return Forecast(prepared.cost.parameters, prepared.cost.multiply_adds, seconds)
+
+
+def _seconds(prepared: "Prepared") -> float:
+    """Of the whole run, from a few updates of fewer images than it will have."""
+    from mobilenet_train.cli.prepare import make_batches
+    from mobilenet_train.training.budget import measure_pace
+
+    config, plan = prepared.config, prepared.plan
+    size = min(IMAGES_PER_STEP, config.batch_size)
+    few = replace(config, batch_size=size, eval=replace(config.eval, batch_size=size))
+    batches = make_batches(few, prepared.dataset, prepared.runtime)
+    pace = measure_pace(prepared.state, batches.train, batches.test, plan)
+    whole = plan.updates * pace.update * config.batch_size / size + plan.epochs(plan.updates) * pace.epoch_end
+    return whole if config.budget is None else min(whole, budget_seconds(config.budget))
+
+
+def _ask(configs: Sequence[TrainConfig], slots: Slots | None) -> "subprocess.Popen[str]":
+    here = [_for_this_machine(config, slots) for config in configs]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    child = spawn(["-m", "mobilenet_train.sweeps.forecast"], **pipes)
+    assert child.stdin is not None
+    json.dump({"timed": slots is not None, "configs": [asdict(config) for config in here]}, child.stdin)
+    child.stdin.close()
+    child.stdin = None
+    return child
+
+
+def _for_this_machine(config: TrainConfig, slots: Slots | None) -> TrainConfig:
+    if slots is None:
+        return replace(config, device=replace(config.device, name="cpu", precision="auto"))
+    return replace(config, device=replace(config.device, threads=slots.threads))
+
+
+def _answers(child: "subprocess.Popen[str]") -> list[Forecast]:
+    printed, said = child.communicate()
+    if child.returncode != 0:
+        reason = said.strip().splitlines()[-1:] or [f"its process ended with {child.returncode}; out of memory?"]
+        raise RunError(f"the sweep can't be measured: {reason[0]}")
+    answers: list[dict[str, Any]] = json.loads(printed.splitlines()[-1])
+    for answer in answers:
+        if "error" in answer:
+            raise (ConfigError if answer["exit_code"] == ConfigError.exit_code else RunError)(answer["error"])
+    return [Forecast(**answer) for answer in answers]
+
+
+def main() -> None:
+    """The child: configurations in, forecasts out, as JSON."""
+    asked = json.load(sys.stdin)
+    answers: list[dict[str, Any]] = []
+    for values in asked["configs"]:
+        try:
+            answers.append(asdict(forecast(from_values(OmegaConf.create(values)), asked["timed"])))
+        except UserError as error:
+            answers.append({"error": str(error), "exit_code": error.exit_code})
+            break
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The jobs of a sweep as they run: a table that stays in place on a terminal, one line an event elsewhere."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mobilenet_train.cli.messages import say
+from mobilenet_train.sweeps.folder import state_of
+from mobilenet_train.sweeps.report import duration
+from mobilenet_train.tracking.metrics_csv import read_rows
+
+SECONDS_BETWEEN_DRAWINGS = 0.5
+
+
+@dataclass
+class LiveJob:
+    """How far a job is, read off its metrics.csv."""
+
+    folder: Path
+    epochs: int | None  # None with a budget
+    state: str = "waiting"
+    began: float = 0.0
+    epochs_before: int = 0  # those that earlier sessions have done
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def cells(self) -> list[str]:
+        """Name, state, epoch, top-1, images/s and time left."""
+        rows = read_rows(self.folder)
+        last = rows[-1] if rows else None
+        here = len(rows) - self.epochs_before
+        left = ""
+        if here > 0 and self.epochs is not None and self.state == "running":
+            left = duration(self.seconds() / here * (self.epochs - len(rows)))
+        top1 = f"{float(last['test_top1']):.2f}" if last else ""
+        rate = f"{float(last['images_per_second']):.0f}" if last else ""
+        return [self.folder.name, self.state, f"{len(rows)}/{self.epochs or '?'}", top1, rate, left]
+
+
+class View:
+    """Shows the jobs until it is left; a terminal that is gone is no reason to stop."""
+
+    def __init__(self, jobs: Sequence[LiveJob], console: Console) -> None:
+        self._jobs = {job.folder: job for job in jobs}
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_interactive else None
+        self._drawn = 0.0
+
+    def __enter__(self) -> "View":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.update(self.table(), refresh=True)
+            self._live.stop()
+
+    def started(self, folder: Path) -> None:
+        job = self._jobs[folder]
+        job.state, job.began, job.epochs_before = "running", time.monotonic(), len(read_rows(folder))
+        self._tell(f"started {folder.name}")
+
+    def ended(self, folder: Path, reason: str) -> None:
+        job = self._jobs[folder]
+        job.state = state_of(folder.parent, folder.name)
+        _, _, epoch, top1, _, _ = job.cells()
+        self._tell(f"{job.state} {folder.name}: epoch {epoch}, top-1 {top1 or '?'} % ({duration(job.seconds())})")
+        if reason:
+            say(self._console, reason, kind="warning")
+
+    def refresh(self) -> None:
+        """Draws the table again, if it is time."""
+        if self._live and time.monotonic() - self._drawn > SECONDS_BETWEEN_DRAWINGS:
+            self._live.update(self.table(), refresh=True)
+            self._drawn = time.monotonic()
+
+    def table(self) -> Table:
+        done = sum(job.state == "finished" for job in self._jobs.values())
+        table = Table(title=f"{done} of {len(self._jobs)} finished", title_justify="left")
+        for column in ("job", "state", "epochs", "top-1", "images/s", "left"):
+            table.add_column(column, justify="left" if column in ("job", "state") else "right")
+        for job in self._jobs.values():
+            table.add_row(*job.cells())
+        return table
+
+    def _tell(self, line: str) -> None:
+        if not self._live:
+            say(self._console, line)
