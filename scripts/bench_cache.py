@@ -15,8 +15,8 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import measure
+import numpy as np
 import torch
 from PIL import Image
 
