@@ -1,1 +1,1 @@
-"""What comes after training: evaluate, predict, explain the cost."""
+"""What comes after training: evaluate, predict, explain the cost, export, time, plan."""
