@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from mobilenet_train import run_folder
 from mobilenet_train.cli.train import main
-from mobilenet_train.config import TrainConfig, check
+from mobilenet_train.config import SWEEP_KEYS, TrainConfig, check
 from mobilenet_train.errors import ConfigError
 from tests.cli.helpers import exit_code, one_line
 from tests.conftest import configure
@@ -240,7 +240,8 @@ ANYTHING_GOES = {
     *("dataset.cache_dir", "dataset.train", "dataset.test", "dataset.class_names"),
     *("dataset.root", "dataset.download", "augment.name", "augment.flip", "optim.name", "optim.decay_norm_and_bias"),
     *("optim.decay_depthwise", "device.channels_last", "tensorboard", "outputs", "run_dir", "resume", "dry_run"),
-    "preview",
+    *("preview", "device.sync_batch_norm"),
+    *SWEEP_KEYS,  # have their rules where a sweep is checked
 }
 
 

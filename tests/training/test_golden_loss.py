@@ -12,11 +12,12 @@ UPDATES = 30
 SETTING = ("dataset=digits", "dataset.resolution=24", "batch_size=32", "optim.lr=0.005", "device=cpu", "epochs=1")
 
 # Mean loss of updates 0-9, 10-19 and 20-29; first written at commit 9b1c20f, on a Xeon with AVX-512, torch 2.14.1.
+# The rate is low on purpose: at a high one rounding errors grow beyond any tolerance within thirty updates.
 GOLDEN = {
-    "v1": (0.0, 0.0, 0.0),
-    "v2": (0.0, 0.0, 0.0),
-    "v3_large": (0.0, 0.0, 0.0),
-    "v3_small": (0.0, 0.0, 0.0),
+    "v1": (2.30335, 2.32712, 2.32357),
+    "v2": (2.31804, 2.33785, 2.31809),
+    "v3_large": (2.30119, 2.29946, 2.29446),
+    "v3_small": (2.30320, 2.30154, 2.30063),
 }
 
 
