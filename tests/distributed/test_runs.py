@@ -86,7 +86,9 @@ def test_a_refusal_is_said_once(start_command: Start, tmp_path: Path, size: int,
 
 def test_an_error_of_one_rank_is_said_once_with_its_number(start_command: Start, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FACTORY)
-    group = start_command(2, "dataset=custom", "dataset.factory=mine:photos", "dataset.resolution=16", "model=v3_small")
+    group = start_command(
+        2, "dataset=custom", "dataset.factory=mine:photos", "dataset.resolution=16", "model=v3_small", "batch_size=32"
+    )
     group.wait()
     (message,) = messages(group)
     assert message.startswith("mnet-train: rank 1: dataset.factory=mine:photos failed")
