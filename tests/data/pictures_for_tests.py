@@ -42,6 +42,7 @@ def tree(root: Path, train: int = 12, test: int = 4, names: tuple[str, ...] = ("
 
 
 SMALL: dict[str, Any] = {
+    "crop_ratio": 0.875,
     "resolution": 32,
     "mean": [0.5] * 3,
     "std": [0.25] * 3,
