@@ -31,6 +31,7 @@ from mobilenet_train.training.plan import UNLIMITED
 from mobilenet_train.training.schedule import RESOLUTION_STEP
 
 PREVIEW_IMAGES = 64
+TORCHVISION = version("torchvision")  # from its metadata: importing it takes seconds
 CLASSES_LISTED = 24  # in the table at the start of a run
 
 
@@ -185,7 +186,7 @@ def summarise(prepared: Prepared, folder: Path, status: str, wall_seconds: float
         "versions": {
             "mnet-train": __version__,
             "torch": str(torch.__version__),
-            "torchvision": version("torchvision"),
+            "torchvision": TORCHVISION,
             "numpy": np.__version__,
             "python": platform.python_version(),
         },

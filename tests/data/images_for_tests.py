@@ -34,7 +34,9 @@ def numbered(count: int, size: int = 12) -> Split:
     return Split(images, torch.arange(count))
 
 
-def train_batches(split: Split, policy: AugmentConfig = CROP_AND_FLIP, size: int = 8, seed: int = 0) -> TrainBatches:
+def train_batches(
+    split: Split, policy: AugmentConfig = CROP_AND_FLIP, size: int = 8, seed: int = 0, balanced: bool = False
+) -> TrainBatches:
     return TrainBatches(
         split,
         PLAIN,
@@ -44,6 +46,7 @@ def train_batches(split: Split, policy: AugmentConfig = CROP_AND_FLIP, size: int
         torch.contiguous_format,
         classes=len(split),
         resolution_of=lambda _: PLAIN.resolution,
+        balanced=balanced,
     )
 
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from mobilenet_train.data.balance import balanced_order, class_weights
-from mobilenet_train.data.batches import TrainBatches
 from mobilenet_train.training.step import training_loss
-from tests.data.images_for_tests import NOTHING, PLAIN, numbered
+from tests.data.images_for_tests import NOTHING, numbered, train_batches
 
 UNEVEN = torch.tensor([0] * 70 + [1] * 25 + [2] * 5)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
 
@@ -57,7 +56,7 @@ def test_the_order_is_of_seed_and_epoch_and_shows_all_of_a_large_class_in_time()
 @pytest.mark.parametrize("start", [0, 3])
 def test_balanced_batches_follow_that_order_from_any_start(start: int) -> None:
     split = numbered(100)
-    even = TrainBatches(split, PLAIN, NOTHING, 8, 0, torch.contiguous_format, balanced=True)
+    even = train_batches(split, NOTHING, balanced=True)
     split.labels[:] = UNEVEN
     order = balanced_order(UNEVEN, seed=0, epoch=2)[start * 8 : 96].split(8)
     for expected, (images, labels) in zip(order, even.epoch(2, start=start), strict=True):

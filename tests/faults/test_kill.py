@@ -52,7 +52,7 @@ def test_25_kills_at_random_moments_leave_no_trace(
         child = command(*options(cifar10_root, "killed"))
         if len(moments) % 5:  # most kills hit the training, some the start
             child.wait_for(lambda c=child: "run folder:" in c.text())
-        time.sleep(draw.uniform(0, training / 15))
+        time.sleep(draw.uniform(0, training / 22))
         if child.ended() is not None:
             break
         child.kill()

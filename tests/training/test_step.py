@@ -117,7 +117,7 @@ def test_sums_are_means_per_sample_and_percent() -> None:
 
 
 def test_a_mixed_image_counts_as_right_where_its_larger_part_is_named() -> None:
-    prepared = prepare()
+    prepared = prepare("batch_size=4")
     labels = torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
     logits = torch.eye(3)[[0, 1, 1, 2]]
     record(prepared.state, prepared.plan, logits, torch.tensor(1.0), labels)
