@@ -57,7 +57,7 @@ class OptunaSweeper(Sweeper):
     def __init__(self, **settings: Any) -> None:
         from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 
-        self.search = OptunaSweeperImpl(**settings)
+        self.search: Any = OptunaSweeperImpl(**settings)  # typed only where the extra is installed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         grid = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
