@@ -222,7 +222,7 @@ def test_a_data_root_that_cannot_be_read_is_named(
     root = shared_folder / "data"
     root.mkdir()
     root.chmod(0)
-    unprivileged_from(monkeypatch, sources.SOURCES, "cifar10")
+    unprivileged_from(monkeypatch, sources.ARRAYS, "cifar10")
     message = refused_in_child(1, *CIFAR, f"dataset.root={root}", f"dataset.download={download}")
     assert f"dataset.root={root}" in message
     assert "Permission denied" in message
@@ -238,7 +238,7 @@ def test_a_data_file_that_cannot_be_read_is_named(
     file.touch()
     file.chmod(0)
     assert stat.S_IMODE(file.stat().st_mode) == 0
-    unprivileged_from(monkeypatch, sources.SOURCES, "cifar10")
+    unprivileged_from(monkeypatch, sources.ARRAYS, "cifar10")
     message = refused_in_child(1, *CIFAR, f"dataset.root={shared_folder}")
     assert f"dataset.root={shared_folder}" in message
     assert "Permission denied" in message
