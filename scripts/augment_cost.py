@@ -11,11 +11,9 @@ from dataclasses import replace
 from itertools import islice
 
 import torch
-from hydra import compose, initialize_config_dir
 
-from mobilenet_train.cli.conf import conf_dir
+from mobilenet_train.cli.conf import compose_config
 from mobilenet_train.cli.prepare import make_batches, prepare_run
-from mobilenet_train.config import register_schemas, to_config
 from mobilenet_train.data.images import Split
 from mobilenet_train.training.step import train_update
 
@@ -32,9 +30,7 @@ def main() -> None:
         "batch_size=64",
         "device=cpu",
     ]
-    register_schemas()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        prepared = prepare_run(to_config(compose("train", overrides=overrides)))
+    prepared = prepare_run(compose_config(*overrides))
     photographs = Split(torch.randint(0, 256, (512, STORED, STORED, 3), dtype=torch.uint8), torch.arange(512) % 10)
     dataset = replace(prepared.dataset, train=photographs)
     batches = list(make_batches(prepared.config, dataset, prepared.runtime).train.epoch(0))

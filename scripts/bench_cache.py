@@ -15,11 +15,11 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-import measure
 import numpy as np
 import torch
 from PIL import Image
 
+from mobilenet_train.cli.conf import compose_config
 from mobilenet_train.cli.prepare import prepare_run
 from mobilenet_train.data.cache import SILENT, on_disk
 from mobilenet_train.data.listing import list_tree
@@ -71,7 +71,7 @@ def report(name: str, pictures: int, work: Callable[[], object]) -> float:
 def waiting(root: Path, resolution: int, cache_dir: str) -> None:
     """The share of a training epoch that goes into fetching stored pictures, from a few batches of each."""
     own = [f"dataset.root={root}", f"dataset.resolution={resolution}", f"dataset.cache_dir={cache_dir}"]
-    config = measure.configuration(["dataset=imagenet_subset", "model=v3_small", *own])
+    config = compose_config("dataset=imagenet_subset", "model=v3_small", *own)
     prepared = prepare_run(config)
     order = torch.randperm(len(prepared.dataset.train)).split(config.batch_size)[:BATCHES]
     began = time.perf_counter()

@@ -21,8 +21,9 @@ import measure
 import torch
 from torch import Tensor, nn
 
+from mobilenet_train.cli.conf import compose_config
 from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.training.fit import train_epoch
+from mobilenet_train.deploy.latency import describe_machine
 
 WARMUP_STEPS = 3
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -45,18 +46,10 @@ def worker(tool: str, network: str, batch_size: int, steps: int, workers: int) -
 
 
 def ours(network: str, batch_size: int, steps: int, _workers: int) -> list[float]:
-    """The trainer's own epoch, which asks once an update whether to stop."""
+    """The trainer's own epoch."""
     overrides = (f"model={network}", f"batch_size={batch_size}", f"max_steps={WARMUP_STEPS + steps}", "device=cpu")
-    prepared = prepare_run(measure.configuration(overrides))
-    stamps: list[float] = []
-
-    def stop() -> bool:
-        stamps.append(time.perf_counter())
-        return False
-
-    for _ in train_epoch(prepared.state, prepared.batches.train, prepared.plan, lambda: None, stop, None):
-        pass
-    return stamps
+    prepared = prepare_run(compose_config(*overrides))
+    return measure.trainer_stamps(prepared, time.perf_counter)
 
 
 def torchvision(network: str, batch_size: int, steps: int, workers: int) -> list[float]:
@@ -142,7 +135,7 @@ def main() -> None:
         print(json.dumps(worker(tool, network, *map(int, numbers))))
         return
     rows = [compare(network, options) for network in options.networks]
-    measure.show(f"images/s, batch {options.batch_size}, {measure.machine()}", rows, options.csv)
+    measure.show(f"images/s, batch {options.batch_size}, {describe_machine()}", rows, options.csv)
 
 
 def compare(network: str, options: argparse.Namespace) -> dict[str, str | float]:

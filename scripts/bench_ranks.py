@@ -16,9 +16,11 @@ from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from measure import configuration, machine, show
+from measure import show
 
+from mobilenet_train.cli.conf import compose_config
 from mobilenet_train.config import TrainConfig
+from mobilenet_train.deploy.latency import describe_machine
 
 
 def main() -> None:
@@ -27,7 +29,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=8, help="in each turn")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for mnet-train")
     arguments = parser.parse_args()
-    config = configuration(arguments.overrides)
+    config = compose_config(*arguments.overrides)
     cores = len(os.sched_getaffinity(0))
     competitors = {
         f"1 process x {cores} threads": [Worker(config, "trainer", 0, 1, cores)],
@@ -124,7 +126,7 @@ def report(config: TrainConfig, rates: dict[str, list[float]]) -> None:
         }
         for name, values in rates.items()
     ]
-    show(f"{config.model.name}, batch {config.batch_size}, {machine()}", rows, None)
+    show(f"{config.model.name}, batch {config.batch_size}, {describe_machine()}", rows, None)
 
 
 def free_port() -> str:

@@ -18,6 +18,9 @@ from pathlib import Path
 
 import measure
 
+from mobilenet_train.cli.conf import compose_config
+from mobilenet_train.deploy.latency import describe_machine
+
 COMMAND = ("model=v3_large", "device=cpu", "max_steps=1", "log_every=1")
 
 
@@ -37,7 +40,7 @@ def seconds_to_first_step() -> float:
 def parts(began: float) -> dict[str, float]:
     """Seconds of each stage on the way to the first update, in this process, started at `began`."""
     stamps = [began, time.time()]
-    config = measure.configuration(COMMAND)
+    config = compose_config(*COMMAND)
     stamps.append(time.time())
     from mobilenet_train.cli import session  # noqa: F401  (torch and everything that a run needs)
 
@@ -50,7 +53,7 @@ def parts(began: float) -> dict[str, float]:
     group = list(islice(prepared.batches.train.epoch(0), 1))
     train_update(prepared.state, group, prepared.plan)
     stamps.append(time.time())
-    names = ("Python, Hydra", "configuration", "imports: torch, trackers", "data, network, cost", "first update")
+    names = ("Python", "Hydra, configuration", "imports: torch, trackers", "data, network, cost", "first update")
     return {name: after - before for name, before, after in zip(names, stamps, stamps[1:], strict=False)}
 
 
@@ -71,7 +74,7 @@ def main() -> None:
         worker = [sys.executable, __file__, "--worker", str(time.time())]
         stages.append(json.loads(subprocess.run(worker, stdout=subprocess.PIPE, check=True).stdout))
     row = measure.medians(whole) | measure.medians(stages)
-    measure.show(f"seconds, median of {options.rounds}, {measure.machine()}", [row], options.csv)
+    measure.show(f"seconds, median of {options.rounds}, {describe_machine()}", [row], options.csv)
 
 
 if __name__ == "__main__":

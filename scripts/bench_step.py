@@ -18,8 +18,9 @@ import measure
 from torch.nn import functional as F
 
 from mobilenet_train import runtime
+from mobilenet_train.cli.conf import compose_config
 from mobilenet_train.cli.prepare import Prepared, prepare_run
-from mobilenet_train.training.fit import train_epoch
+from mobilenet_train.deploy.latency import describe_machine
 
 WARMUP_STEPS = 3
 CASES = ("bare", "trainer", "malloc")
@@ -33,8 +34,8 @@ def worker(case: str, network: str, batch_size: int, steps: int) -> dict[str, fl
         runtime.keep_freed_memory = lambda: None
     updates = WARMUP_STEPS + steps
     overrides = (f"model={network}", f"batch_size={batch_size}", f"max_steps={updates}", "device=cpu")
-    prepared = prepare_run(measure.configuration(overrides))
-    stamps = bare_loop(prepared, updates) if case == "bare" else trainer_loop(prepared)
+    prepared = prepare_run(compose_config(*overrides))
+    stamps = bare_loop(prepared, updates) if case == "bare" else measure.trainer_stamps(prepared, stamp)
     (began, faults_before), (ended, faults_after) = stamps[WARMUP_STEPS - 1], stamps[-1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
@@ -60,19 +61,6 @@ def bare_loop(prepared: Prepared, updates: int) -> list[Stamp]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         stamps.append(stamp())
-    return stamps
-
-
-def trainer_loop(prepared: Prepared) -> list[Stamp]:
-    """The trainer's own epoch, which asks once an update whether to stop; a stamp each time."""
-    stamps: list[Stamp] = []
-
-    def stop() -> bool:
-        stamps.append(stamp())
-        return False
-
-    for _ in train_epoch(prepared.state, prepared.batches.train, prepared.plan, lambda: None, stop, None):
-        pass
     return stamps
 
 
@@ -115,7 +103,7 @@ def main() -> None:
                 "peak MB": trainer["peak_memory_mb"],
             }
         )
-    measure.show(f"training step, batch {options.batch_size}, {measure.machine()}", rows, options.csv)
+    measure.show(f"training step, batch {options.batch_size}, {describe_machine()}", rows, options.csv)
 
 
 if __name__ == "__main__":

@@ -2,30 +2,20 @@
 
 import csv
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
-from mobilenet_train.cli.conf import conf_dir
-from mobilenet_train.config import TrainConfig, check, register_schemas, to_config
+if TYPE_CHECKING:
+    from mobilenet_train.cli.prepare import Prepared
 
-
-def configuration(overrides: Sequence[str]) -> TrainConfig:
-    """The checked configuration of a command line."""
-    register_schemas()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = to_config(compose("train", overrides=list(overrides)))
-    check(config)
-    return config
+T = TypeVar("T")
 
 
 def in_turns(script: str, cases: Iterable[Sequence[str]], rounds: int) -> dict[tuple[str, ...], list[dict[str, float]]]:
@@ -43,11 +33,19 @@ def in_turns(script: str, cases: Iterable[Sequence[str]], rounds: int) -> dict[t
     return results
 
 
-def machine() -> str:
-    """The processor and how many cores this process may use."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.processor()}"
+def trainer_stamps(prepared: "Prepared", stamp: Callable[[], T]) -> list[T]:
+    """`stamp()` after every update of the trainer's own epoch, which asks once an update whether to stop."""
+    from mobilenet_train.training.fit import train_epoch
+
+    stamps: list[T] = []
+
+    def stop() -> bool:
+        stamps.append(stamp())
+        return False
+
+    for _ in train_epoch(prepared.state, prepared.batches.train, prepared.plan, lambda: None, stop, None):
+        pass
+    return stamps
 
 
 def medians(measurements: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from mobilenet_train.cli.conf import conf_dir
-from mobilenet_train.config import TrainConfig, check, register_schemas, to_config
+from mobilenet_train.cli.conf import compose_config
+from mobilenet_train.config import TrainConfig
 
 TINY = (  # real images and a real network, a few milliseconds a step
     "dataset=digits",
@@ -39,11 +38,7 @@ def one_thread() -> Iterator[None]:
 
 def configure(*overrides: str) -> TrainConfig:
     """The checked configuration of a command line."""
-    register_schemas()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = to_config(compose("train", overrides=list(overrides)))
-    check(config)
-    return config
+    return compose_config(*overrides)
 
 
 @pytest.fixture

@@ -161,6 +161,12 @@ def training_step(setting: "Setting", classes: int, device: str) -> "Call":
     return step
 
 
+def setting_cells(setting: "Setting") -> tuple[str, ...]:
+    """The columns that both tables begin with."""
+    sizes = (setting.resolution, setting.batch, setting.threads)
+    return setting.model, setting.runtime, f"{setting.width:g}", *map(str, sizes)
+
+
 def print_rows(rows: "list[Row]") -> None:
     from rich.console import Console
 
@@ -168,14 +174,9 @@ def print_rows(rows: "list[Row]") -> None:
     numbers = ("width", "pixels", "batch", "threads", "median ms", "p95 ms", "images/s")
     table = new_table(title, ("network", "runtime"), numbers)
     for row in rows:
-        s, t = row.setting, row.timing
+        t = row.timing
         table.add_row(
-            s.model,
-            s.runtime,
-            f"{s.width:g}",
-            str(s.resolution),
-            str(s.batch),
-            str(s.threads),
+            *setting_cells(row.setting),
             f"{t.median_ms:.2f}",
             f"{t.p95_ms:.2f}",
             f"{row.images_per_second:.1f}",
@@ -208,15 +209,10 @@ def change_table(changes: "list[Change]", before: Path, after: Path) -> "Table":
     numbers = ("width", "pixels", "batch", "threads", "before ms", "after ms", "change")
     table = new_table(title, ("network", "runtime"), (*numbers, ""))
     for change in changes:
-        s, ratio = change.setting, change.ratio
+        ratio = change.ratio
         verdict = "slower" if ratio > CHANGED else "faster" if ratio < 1 / CHANGED else ""
         table.add_row(
-            s.model,
-            s.runtime,
-            f"{s.width:g}",
-            str(s.resolution),
-            str(s.batch),
-            str(s.threads),
+            *setting_cells(change.setting),
             f"{change.before.median_ms:.2f}",
             f"{change.after.median_ms:.2f}",
             f"{ratio - 1:+.1%}",

@@ -44,7 +44,7 @@ def run(config: TrainConfig, overrides: list[str], folder: Path | None) -> int:
     lock: AbstractContextManager[Any] = nullcontext()
     if folder is not None and ranks.leads:
         lock = run_folder.lock(folder)
-    starts = folder is None or not from_first(ranks, partial(has_checkpoint, folder))
+    starts = folder is None or not from_first(ranks, partial(checkpoint.written, folder / "checkpoints"))
     try:
         with memory_advice(), contact(ranks), preparation.shown(console, stop) as listener:
             prepared = prepare_run(config, listener, starts)
@@ -86,10 +86,6 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
         return False
     saved = read_config(folder)
     return (saved.epochs, saved.max_steps) == (config.epochs, config.max_steps)
-
-
-def has_checkpoint(folder: Path) -> bool:
-    return any((folder / "checkpoints" / name).exists() for name in ("last.pt", "previous.pt"))
 
 
 def restore(prepared: Prepared, folder: Path, console: Console) -> Prepared:

@@ -29,6 +29,7 @@ import torchvision
 
 from mobilenet_train.data.decode import decode
 from mobilenet_train.data.listing import BadPictureError, Listing
+from mobilenet_train.disk import sync
 from mobilenet_train.errors import RunError
 
 FORMAT = 1
@@ -149,9 +150,9 @@ def _make(home: Path, listing: Listing, size: int, keep_pictures: bool, workers:
             _announce(partial, listing, size if keep_pictures else 0, len(done), listener)
             _fill(partial, journal, done, listing, size, keep_pictures, workers, listener)
     (partial / "journal").unlink(missing_ok=True)
-    _sync(partial)
+    sync(partial)
     partial.rename(home)
-    _sync(home.parent)
+    sync(home.parent)
 
 
 def _announce(partial: Path, listing: Listing, size: int, done: int, listener: Listener) -> None:
@@ -198,7 +199,7 @@ def _fill(
         mapping.flush()
     temporary = partial / "index.json.tmp"
     temporary.write_text(json.dumps(index, indent=1))
-    _sync(temporary)
+    sync(temporary)
     temporary.rename(partial / "index.json")
 
 
@@ -231,14 +232,6 @@ def _opened(home: Path, count: int, size: int, keep_pictures: bool) -> Prepared:
     except (OSError, ValueError) as error:
         raise RunError(f"{home} is damaged ({error}): delete that folder, it will be made again") from error
     return Prepared(pictures, digests, {int(row): reason for row, reason in index["bad"].items()})
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Task:

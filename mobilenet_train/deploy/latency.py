@@ -1,7 +1,6 @@
 """Latency of functions on this machine: warm-up, interleaved repeats, median and 95th percentile."""
 
 import importlib.metadata
-import os
 import platform
 import statistics
 import time
@@ -10,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from mobilenet_train.machine import usable_cores
 
 Call = Callable[[], object]  # runs once and returns when the result is there
 Name = TypeVar("Name")
@@ -61,8 +62,7 @@ def _timing(seconds: Sequence[float]) -> Timing:
 
 def describe_machine() -> str:
     """Processor, cores that this process may use, system and the versions that decide the speed, in one line."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [f"{_processor()}, {cores} cores", f"{platform.system()} {platform.release()}"]
+    parts = [f"{_processor()}, {usable_cores()} cores", f"{platform.system()} {platform.release()}"]
     for package in ("torch", "onnxruntime"):
         with suppress(importlib.metadata.PackageNotFoundError):
             parts.append(f"{package} {importlib.metadata.version(package)}")

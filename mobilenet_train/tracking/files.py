@@ -1,10 +1,10 @@
 """Writing files so that they are never lost or half there, and so that a full disk is a clear message."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mobilenet_train.disk import sync
 from mobilenet_train.errors import RunError
 
 
@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path):
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -45,8 +45,3 @@ def append_text(path: Path, text: str, before: Callable[[], str]) -> None:
         lost = not path.exists()
         with path.open("a", encoding="utf-8") as file:
             file.write(before() + text if lost else text)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

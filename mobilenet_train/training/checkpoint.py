@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobilenet_train.disk import sync
 from mobilenet_train.errors import RunError
 
 FORMAT = 1
@@ -39,7 +40,7 @@ def save(folder: Path, contents: Mapping[str, Any], best: bool) -> None:
         if best:
             _link(temporary, folder / "best.pt")
         temporary.replace(last)
-        _sync_folder(folder)
+        sync(folder)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         temporary.unlink(missing_ok=True)
         raise RunError(
@@ -73,8 +74,12 @@ def load(path: Path) -> dict[str, Any]:
 
 def find_latest(folder: Path) -> tuple[dict[str, Any], str | None] | None:
     """What `load_latest` returns, or None if no checkpoint was written yet."""
-    found = any((folder / name).exists() for name in ("last.pt", "previous.pt"))
-    return load_latest(folder) if found else None
+    return load_latest(folder) if written(folder) else None
+
+
+def written(folder: Path) -> bool:
+    """True once there is a checkpoint, whole or not."""
+    return any((folder / name).exists() for name in ("last.pt", "previous.pt"))
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], str | None]:
@@ -125,14 +130,6 @@ def _link(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         shutil.copy2(source, temporary)
     temporary.replace(target)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:
