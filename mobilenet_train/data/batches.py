@@ -1,6 +1,6 @@
 """Batches for training and evaluation, made on the run's device from images in memory or stored elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -36,9 +36,13 @@ class TrainBatches:
     ) -> None:
         """`resolution_of` says at which resolution the network sees an epoch."""
         self.split = split
+        stored = split.images
+        self.padded = (
+            augment.pad(stored, policy.crop_padding) if isinstance(stored, Tensor) else None
+        )  # else as fetched
         self.balanced = balanced
         self.labels = split.labels
-        self.size = tuple(split.images.shape[1:3])
+        self.size = tuple(stored.shape[1:3])
         self.policy = policy
         self.batch_size = batch_size
         self.rows = ranks.rows(batch_size)
@@ -65,15 +69,25 @@ class TrainBatches:
         mixes = chances.mix is not None
         rows = slice(None) if mixes else self.rows  # partners come from anywhere in the global batch
         batches = [samples[rows] for samples in order.split(self.batch_size)[start : len(self)]]
-        for samples, images in zip(batches, self.split.batches(batches), strict=True):
-            padded, numbers = augment.pad(images, policy.crop_padding), torch.arange(len(samples), device=images.device)
-            images = augment.crop(padded, numbers, draws.top[samples], draws.left[samples], policy.crop_padding)
+        for samples, images in zip(batches, self._windows(batches, draws), strict=True):
             if policy.flip:
                 images = augment.mirror(images, draws.flip[samples])
             if policy.cutout:
                 images = augment.cut_out(images, holes[samples], policy.cutout, self.prepare.mean_colour)
             inputs, targets = self._finish(images, self.labels[samples], chances.of(samples), resolution)
             yield (inputs[self.rows], targets[self.rows]) if mixes else (inputs, targets)
+
+    def _windows(self, batches: Sequence[Tensor], draws: augment.Draws) -> Iterator[Tensor]:
+        """The window (B, H, W, C) that was drawn for each image of each batch."""
+        padding = self.policy.crop_padding
+        if self.padded is not None:
+            for samples in batches:
+                yield augment.crop(self.padded, samples, draws.top[samples], draws.left[samples], padding)
+            return
+        for samples, images in zip(batches, self.split.batches(batches), strict=True):
+            numbers = torch.arange(len(samples), device=images.device)
+            padded = augment.pad(images, padding)
+            yield augment.crop(padded, numbers, draws.top[samples], draws.left[samples], padding)
 
     def _finish(self, images: Tensor, labels: Tensor, chances: policies.Chances, resolution: int) -> Batch:
         """Cropped uint8 images (B, H, W, 3) and their chances -> what the network sees, and its targets."""
