@@ -8,10 +8,8 @@ import torch
 from conftest import configure
 from torch import Tensor, nn
 
-from mobilenet_train.cli import prepare as preparation
 from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.data.batches import EvalBatches
-from mobilenet_train.data.sources import load
 from mobilenet_train.models.blocks import ConvNormActivation, DepthwiseSeparable
 from mobilenet_train.ranks import Ranks
 from mobilenet_train.training.evaluate import evaluate
@@ -50,9 +48,8 @@ def small_network(num_classes: int, resolution: int) -> nn.Module:
 
 @pytest.fixture
 def photographs(cifar10_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real photographs, read once for all the ranks of a test."""
-    dataset = load(configure(f"dataset.root={cifar10_root}", *OPTIONS).dataset, seed=0)
-    monkeypatch.setattr(preparation, "load", lambda *_: dataset)
+    """Real photographs for all the ranks of a test."""
+    monkeypatch.setenv("MNET_DATA", str(cifar10_root))
 
 
 def prepare(*overrides: str) -> Prepared:

@@ -10,17 +10,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from children import Child
 from conftest import RUN, TINY
 from records import everything, rows
 
 from mobilenet_train.tracking import Trackers
 from mobilenet_train.training import checkpoint
 from mobilenet_train.training.results import Event
-
-from .conftest import Child
 
 pytestmark = pytest.mark.faults
 Command = Callable[..., Child]
@@ -66,10 +66,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(command
 
 
 def test_a_limit_on_file_sizes_is_reported_and_the_summary_says_failed(command: Command, tmp_path: Path) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
-
-    child = command(*RUN, prepare=limit)
+    child = command(*RUN, prepare=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (600_000, 600_000)))
     assert child.wait() == 1, child.text()
     assert "checkpoint could not be written" in one_line(child)
     assert summary(tmp_path / "run")["status"] == "failed"
@@ -87,25 +84,27 @@ def test_a_log_deleted_under_the_run_is_written_again_whole(command: Command, tm
     assert len(log.read_text().splitlines()) == 3 * 12 + 1
 
 
+def record_as_nobody(run: Path) -> None:
+    """From the third epoch on the records are written by an unprivileged user, to whom the folder belongs."""
+    record = Trackers.record
+
+    def change_and_record(trackers: Trackers, event: Event) -> None:
+        if os.geteuid() == 0 and event.epoch == 2:
+            for path in (run, *run.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+            os.setuid(NOBODY)
+        record(trackers, event)
+
+    Trackers.record = change_and_record  # type: ignore[method-assign]
+
+
 def test_a_folder_made_read_only_stops_the_run_with_the_path(command: Command) -> None:
     """As an unprivileged user, since root may write anywhere; from the third epoch on, when all code is loaded."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
     run = place / "run"
 
-    def become_nobody() -> None:
-        record = Trackers.record
-
-        def record_as_nobody(trackers: Trackers, event: Event) -> None:
-            if os.geteuid() == 0 and event.epoch == 2:
-                for path in (run, *run.rglob("*")):
-                    os.chown(path, NOBODY, NOBODY)
-                os.setuid(NOBODY)
-            record(trackers, event)
-
-        Trackers.record = record_as_nobody  # type: ignore[method-assign]
-
-    child = command(*TINY, f"run_dir={run}", "epochs=500", prepare=become_nobody)
+    child = command(*TINY, f"run_dir={run}", "epochs=500", prepare=partial(record_as_nobody, run))
     child.wait_for(lambda: (run / "metrics.csv").exists() and len(rows(run)) >= 4)
     for folder in (run / "checkpoints", run):
         folder.chmod(0o555)
@@ -138,13 +137,15 @@ def test_bad_numbers_stop_a_run_and_no_checkpoint_holds_them(command: Command, t
         assert all(bool(v.isfinite().all()) for v in saved["model"].values() if v.is_floating_point())
 
 
-def test_too_little_memory_says_which_knob_to_turn(command: Command) -> None:
-    def limit() -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        address_space = pages * resource.getpagesize() + 2_500_000_000
-        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+def limit_memory() -> None:
+    """2.5 GB more of addresses than now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    address_space = pages * resource.getpagesize() + 2_500_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
-    child = command(*RUN, "dataset.resolution=512", "batch_size=150", prepare=limit)
+
+def test_too_little_memory_says_which_knob_to_turn(command: Command) -> None:
+    child = command(*RUN, "dataset.resolution=512", "batch_size=150", prepare=limit_memory)
     assert child.wait() == 1, child.text()
     assert "out of memory: lower batch_size" in one_line(child)
 
@@ -169,29 +170,23 @@ def test_a_second_ctrl_c_leaves_at_once_and_harms_no_checkpoint(command: Command
     assert checkpoint.load_latest(tmp_path / "run/checkpoints")[0]["progress"]["step"] > 0
 
 
-def test_a_terminal_that_closes_ends_the_run_with_everything_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        import sys
+def move_into_terminal(name: str) -> None:
+    os.setsid()
+    terminal = os.open(name, os.O_RDWR)  # the first that a session's leader opens is its controlling terminal
+    for number in range(3):
+        os.dup2(terminal, number)
 
-        from mobilenet_train.cli.train import main
 
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "r" if n == 0 else "w") for n in range(3))
-        sys.argv = ["mnet-train", *RUN, "epochs=500"]
-        try:
-            main()
-        except SystemExit as end:
-            os._exit(end.code if isinstance(end.code, int) else 0)
+def test_a_terminal_that_closes_ends_the_run_with_everything_saved(command: Command, tmp_path: Path) -> None:
+    screen, terminal = pty.openpty()
+    child = command(*RUN, "epochs=500", prepare=partial(move_into_terminal, os.ttyname(terminal)))
     deadline = time.monotonic() + 120
     while not (tmp_path / "run/metrics.csv").exists():
         assert time.monotonic() < deadline
-        os.read(terminal, 4096)
+        os.read(screen, 4096)
     os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 129
+    os.close(screen)
+    assert child.wait() == 129
     assert summary(tmp_path / "run")["status"] == "interrupted"
     assert len(rows(tmp_path / "run")) >= 1
 

@@ -2,19 +2,17 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from children import Child, end_with, mnet_train
 from hydra.core.global_hydra import GlobalHydra
 
-from mobilenet_train.cli.train import main
 from mobilenet_train.sweeps import local_launcher, sweep
 from mobilenet_train.sweeps.forecast import forecast
 from mobilenet_train.sweeps.processes import follow_parent
-from tests.faults.conftest import Child
 
 TINY_SWEEP = (
     "-m",
@@ -45,25 +43,15 @@ class ForkedJob:
             self._become_the_job(parent, arguments, stdout, env)
 
     def _become_the_job(self, parent: int, arguments: Sequence[str], stdout: IO[str], env: dict[str, str]) -> None:
-        code: int | str | None = 70
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            follow_parent(parent)
-            os.setsid()
-            os.dup2(stdout.fileno(), 1)  # under sys.stdout
-            os.dup2(stdout.fileno(), 2)
-            os.environ.update(env)
-            GlobalHydra.instance().clear()
-            sys.argv = ["mnet-train", *arguments[2:]]
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code if isinstance(code, int) else 0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        follow_parent(parent)
+        os.setsid()
+        os.dup2(stdout.fileno(), 1)  # under sys.stdout
+        os.dup2(stdout.fileno(), 2)
+        os.environ.update(env)
+        GlobalHydra.instance().clear()
+        end_with(mnet_train(*arguments[2:]))
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -88,6 +76,6 @@ def fork_jobs() -> None:
 
 @pytest.fixture
 def run_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Starts `mnet-train ARGUMENTS` in an empty folder, in a forked process with forked jobs."""
+    """Starts `mnet-train ARGUMENTS` in an empty folder, in a child process with forked jobs."""
     monkeypatch.chdir(tmp_path)
-    return lambda *arguments: Child(tmp_path / "output", arguments, prepare=fork_jobs)
+    return lambda *arguments: Child(tmp_path / "output", mnet_train(*arguments, prepare=fork_jobs))

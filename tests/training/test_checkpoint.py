@@ -4,10 +4,13 @@ import os
 import pickle
 import random
 import resource
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from children import Child
 
 from mobilenet_train.errors import RunError
 from mobilenet_train.training import checkpoint
@@ -106,18 +109,17 @@ def test_somebody_elses_file_is_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "last.pt")
 
 
+def save_with_little_room(folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    with pytest.raises(RunError, match="free some space"):
+        checkpoint.save(folder, CONTENTS, best=False)
+    sys.exit(7)
+
+
 def test_a_file_size_limit_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
     """A real limit of the system, in a child process: the write fails in the middle."""
     checkpoint.save(tmp_path, CONTENTS, best=False)
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-        try:
-            checkpoint.save(tmp_path, CONTENTS, best=False)
-        except RunError as error:
-            os._exit(7 if "free some space" in str(error) else 8)
-        os._exit(9)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 7
+    child = Child(tmp_path.parent / "output", partial(save_with_little_room, tmp_path))
+    assert child.wait() == 7, child.text()
     assert checkpoint.load(tmp_path / "last.pt")["flag"] is True
     assert {path.name for path in tmp_path.iterdir()} == {"last.pt"}

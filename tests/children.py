@@ -1,0 +1,109 @@
+"""Child processes forked from a server that has imported the trainer and done nothing else.
+
+So they start in a moment, can be killed often, and inherit no thread, lock or garbage of the tests before them.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "mobilenet_train.cli.train",
+        "mobilenet_train.cli.session",
+        "torch.utils.tensorboard",
+        "matplotlib.backends.backend_agg",
+    ]
+)
+
+
+class Child:
+    """A process that calls `function` (picklable), here and now; what it prints goes to the file `output`."""
+
+    def __init__(self, output: Path, function: Callable[[], object], **environment: str) -> None:
+        self.output = output
+        self.output.write_text("")
+        self.started = time.monotonic()
+        arguments = (function, output, Path.cwd(), {**os.environ, **environment})
+        self.process = SERVER.Process(target=_become, args=arguments)
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(self.pid, number)
+
+    def ended(self) -> int | None:
+        """The exit code, or None while it runs; negative for a signal."""
+        return self.process.exitcode
+
+    def wait(self, seconds: float = 240) -> int:
+        self.process.join(seconds)
+        code = self.ended()
+        if code is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"no end after {seconds} s: {self.text()}")
+        return code
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.01)
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+
+def mnet_train(*arguments: str, prepare: Callable[[], None] | None = None) -> Callable[[], None]:
+    """For a Child: `mnet-train ARGUMENTS`, after `prepare()` (picklable) if that is given."""
+    return partial(_run_command, arguments, prepare)
+
+
+def _run_command(arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+    from mobilenet_train.cli.train import main
+
+    if prepare:
+        prepare()
+    sys.argv = ["mnet-train", *arguments]
+    main()
+
+
+def _become(function: Callable[[], object], output: Path, folder: Path, environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    end_with(function)
+
+
+def end_with(function: Callable[[], object]) -> None:
+    """Calls `function` and ends this process at once, with the code that a command would end with."""
+    code: object = 0
+    try:
+        function()
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    with suppress(OSError):  # a closed terminal
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
