@@ -124,10 +124,15 @@ class EvalBatches:
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    @property
+    def shares(self) -> list[Tensor]:
+        """The numbers of this rank's images in each batch."""
         batches = torch.arange(len(self.split)).split(self.batch_size)
-        rows = [numbers[self.ranks.rows(len(numbers))] for numbers in batches]
-        for numbers, images in zip(rows, self.split.batches(rows), strict=True):
+        return [numbers[self.ranks.rows(len(numbers))] for numbers in batches]
+
+    def __iter__(self) -> Iterator[Batch]:
+        shares = self.shares
+        for numbers, images in zip(shares, self.split.batches(shares), strict=True):
             yield self.prepare(augment.centre(images, self.crop_ratio)), self.split.labels[numbers]
 
 

@@ -37,7 +37,9 @@ class Split:
         if isinstance(self.images, Tensor):
             return (self.images[batch] for batch in batches)
         stored = self.images.batches([batch.cpu() for batch in batches])
-        return (images.to(self.labels.device, non_blocking=True) for images in stored)
+        device = self.labels.device
+        pinned = (images.pin_memory() if device.type == "cuda" else images for images in stored)
+        return (images.to(device, non_blocking=True) for images in pinned)
 
 
 @dataclass(frozen=True)

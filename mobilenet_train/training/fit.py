@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
-from mobilenet_train.distributed import agreed
+from mobilenet_train.distributed import agreed, summed
 from mobilenet_train.errors import RunError
 from mobilenet_train.training.budget import Budget
 from mobilenet_train.training.evaluate import Interrupted, evaluate
@@ -128,10 +128,17 @@ def finish_epoch(
     chosen = (val or test).top1
     if state.best is None or chosen > state.best.top1:
         state.best = Best(state.epoch, chosen)
-    state.test_predictions = torch.cat(predicted).int().cpu()
+    state.test_predictions = gather_predictions(batches.test, predicted)
     state.history.append(result)
     state.epoch, state.batch = state.epoch + 1, 0
     return result
+
+
+def gather_predictions(batches: EvalBatches, predicted: list[Tensor]) -> Tensor:
+    """The class of every image, int32 (N,), on every rank, from those of this rank's images in each batch."""
+    classes = torch.zeros(len(batches.split), dtype=torch.int32)
+    classes[torch.cat(batches.shares)] = torch.cat(predicted).int().cpu()
+    return summed(batches.ranks, classes)
 
 
 def progress(state: TrainState, plan: Plan) -> Progress:

@@ -6,9 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import RUN, TINY
 from records import rows
 
+from mobilenet_train.deploy.evaluate import evaluate_run, load_test_data
+from mobilenet_train.deploy.loading import load_run
+from mobilenet_train.runtime import prepare
 from mobilenet_train.training import checkpoint
 
 from .conftest import Group, Start
@@ -24,6 +28,13 @@ def photos():
     images, labels = np.zeros((64, 16, 16), np.uint8), np.arange(64) % 2
     return ImageData(images, labels, images, labels, ["cat", "dog"])
 """
+
+
+def predicted_alone(folder: Path) -> torch.Tensor:
+    """The class of each test image, by one process."""
+    run = load_run(folder)
+    dataset = load_test_data(run, None, trust_factory=False)
+    return next(evaluate_run(run, dataset, prepare(run.config.device), flip=False)).predicted
 
 
 def messages(group: Group) -> list[str]:
@@ -62,6 +73,8 @@ def test_a_signal_to_one_rank_stops_all_and_any_number_of_ranks_goes_on(start_co
         assert f"ranks 2 -> {size}" in again.text(0)
         assert [row["epoch"] for row in rows(folder)] == [str(epoch) for epoch in range(4)]
         finished, _ = checkpoint.load_latest(folder / "checkpoints")
+        same = finished["test_predictions"] == predicted_alone(folder)
+        assert same.double().mean() > 0.97, "up to rounding, all ranks' predictions are there"
         assert (finished["progress"]["step"], finished["sums"]["seen"]) == (4 * 5, 5 * 32)
 
 

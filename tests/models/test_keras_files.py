@@ -1,6 +1,7 @@
 """MobileNetV1 with Keras's own files gives Keras's logits."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ RESOLUTION, CLASSES = 64, 7
 @pytest.fixture(scope="module")
 def keras() -> Any:
     os.environ["KERAS_BACKEND"] = "torch"
-    return pytest.importorskip("keras")
+    module = pytest.importorskip("keras")
+    # absl's log handler, which came with it, closes its stream when Hydra configures logging; this one was pytest's
+    import absl.logging
+
+    absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+    return module
 
 
 def keras_network(keras: Any, width: float) -> Any:
