@@ -43,17 +43,20 @@ def draw_cutout(samples: int, seed: int, epoch: int, height: int, width: int) ->
 
 def pad(images: Tensor, padding: int) -> Tensor:
     """uint8 (N, H, W, C) -> (N, H + 2 padding, W + 2 padding, C), reflected at the border. Done once a run."""
-    if padding == 0:
-        return images
-    rows = _reflected(images.shape[1], padding).to(images.device)
-    columns = _reflected(images.shape[2], padding).to(images.device)
-    return images[:, rows][:, :, columns]
+    for side in (1, 2):
+        images = _mirror(images, side, padding)
+    return images
 
 
-def _reflected(size: int, padding: int) -> Tensor:
-    """Indices -padding .. size + padding - 1, mirrored back into 0 .. size - 1 without repeating the edge."""
-    index = torch.arange(-padding, size + padding).abs() % (2 * (size - 1))
-    return torch.where(index < size, index, 2 * (size - 1) - index)
+def _mirror(images: Tensor, side: int, count: int) -> Tensor:
+    """Adds `count` reflected pixels at both ends of a side, without repeating the edge; in steps if it is shorter."""
+    while count > 0:
+        size = images.shape[side]
+        step = max(1, min(count, size - 1))
+        before, after = images.narrow(side, 1, step), images.narrow(side, size - 1 - step, step)
+        images = torch.cat([before.flip(side), images, after.flip(side)], side)
+        count -= step
+    return images
 
 
 def crop(padded: Tensor, samples: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
