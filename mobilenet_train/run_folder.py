@@ -37,6 +37,12 @@ def create(config: TrainConfig, overrides: list[str]) -> tuple[Path, IO[str]]:
     return folder, held
 
 
+def read_overrides(folder: Path) -> list[str]:
+    """What was typed when the run was started; nothing if that file was removed since."""
+    path = folder / "overrides.yaml"
+    return [str(word) for word in OmegaConf.load(path)] if path.exists() else []
+
+
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Writes config.yaml, whole or not at all."""
     temporary = folder / "config.yaml.tmp"

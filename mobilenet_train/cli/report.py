@@ -21,9 +21,10 @@ from torch import Tensor
 from mobilenet_train import __version__
 from mobilenet_train.cli.messages import say
 from mobilenet_train.cli.prepare import Prepared
-from mobilenet_train.cli.resume import is_free
+from mobilenet_train.cli.resume import is_free, typed_keys
 from mobilenet_train.config import TrainConfig, budget_seconds, leaves
 from mobilenet_train.data.images import Dataset
+from mobilenet_train.run_folder import read_overrides
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.tracking import RunDescription, write_summary
 from mobilenet_train.training.budget import CLOSING_SECONDS, affordable_updates, measure_pace
@@ -146,6 +147,7 @@ def run_description(prepared: Prepared, folder: Path) -> RunDescription:
         updates_per_epoch=plan.updates_per_epoch,
         updates=prepared.state.updates,
         hparams=hparams,
+        typed=frozenset(typed_keys(read_overrides(folder))),
         val=prepared.dataset.val is not None,
         tensorboard=config.tensorboard,
     )

@@ -14,5 +14,6 @@ class RunDescription:
     updates_per_epoch: int
     updates: int
     hparams: dict[str, bool | int | float | str]
+    typed: frozenset[str]  # those that the command line named: TensorBoard shows them first
     val: bool  # a hold-out set is measured after each epoch
     tensorboard: bool

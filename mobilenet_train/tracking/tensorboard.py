@@ -135,13 +135,20 @@ def epoch_scalars(result: EpochResult) -> dict[str, float]:
 
 def _hparams(description: RunDescription) -> tuple[Any, Any, Any]:
     """The summaries that declare hyperparameters and metrics, start the session and end it."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
 
     values = {
         key: str(value).lower() if isinstance(value, bool) else value for key, value in description.hparams.items()
     }
     metrics = ["test/top1", "test/loss", "train/loss", *(["val/top1", "val/loss"] if description.val else [])]
-    return hparams(values, dict.fromkeys(metrics, 0.0))
+    experiment, start, end = hparams(values, dict.fromkeys(metrics, 0.0))
+    plugin = experiment.value[0].metadata.plugin_data
+    declared = HParamsPluginData.FromString(plugin.content)
+    for info in declared.experiment.hparam_infos:
+        info.differs = info.name in description.typed  # the table begins with those
+    plugin.content = declared.SerializeToString()
+    return experiment, start, end
 
 
 def _events(folder: Path) -> Iterator[Any]:

@@ -60,6 +60,8 @@ def test_hparams_show_one_row_for_the_run(ask: Ask) -> None:
     experiment = ask("plugin/hparams/experiment", {"experimentName": ""})
     names = {info["name"] for info in experiment["hparamInfos"]}
     assert {"model.name", "optim.lr", "batch_size", "seed"} <= names
+    first = [info["name"] for info in experiment["hparamInfos"][:3]]
+    assert first == ["batch_size", "dataset.max_per_class", "dataset.name"], "what was typed comes first"
     groups = ask(
         "plugin/hparams/session_groups",
         {

@@ -78,6 +78,7 @@ def description(tmp_path: Path) -> RunDescription:
         updates_per_epoch=UPDATES_PER_EPOCH,
         updates=EPOCHS * UPDATES_PER_EPOCH,
         hparams={"lr": 0.1, "model": "v3_small", "nesterov": True, "batch_size": 128},
+        typed=frozenset({"model"}),
         val=False,
         tensorboard=False,
     )

@@ -120,6 +120,7 @@ def test_hyperparameters_are_in_the_run_itself(tmp_path: Path, open_trackers: Op
     }
     declared = HParamsPluginData.FromString(found["_hparams_/experiment"]).experiment
     assert {metric.name.tag for metric in declared.metric_infos} == {"test/top1", "test/loss", "train/loss"}
+    assert [info.name for info in declared.hparam_infos if info.differs] == ["model"], "what was typed is shown first"
     values = HParamsPluginData.FromString(found["_hparams_/session_start_info"]).session_start_info.hparams
     assert values["lr"].number_value == 0.1
     assert values["model"].string_value == "v3_small"

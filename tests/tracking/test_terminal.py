@@ -84,7 +84,7 @@ from mobilenet_train.tracking import RunDescription, Trackers, trackers
 from mobilenet_train.training.results import EpochResult, EpochStarted, Score
 
 trackers.draw_curves = lambda *_: None
-tracker = Trackers(RunDescription(Path(sys.argv[1]), "", 3, 2, 6, {}, False, False), [], 0)
+tracker = Trackers(RunDescription(Path(sys.argv[1]), "", 3, 2, 6, {}, frozenset(), False, False), [], 0)
 scores = (Score(1.0, 50.0), Score(1.0, 50.0))
 for epoch in range(3):
     tracker.record(EpochStarted(epoch, 0, 0.0))
