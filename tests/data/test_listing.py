@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import Child
 
 from mobilenet_train.data import listing
-from mobilenet_train.data.listing import ClassTree, list_tree
+from mobilenet_train.data.listing import BadPictureError, ClassTree, list_tree
 from mobilenet_train.errors import RunError
 from tests.data.pictures_for_tests import draw, encoded
 
@@ -79,6 +82,27 @@ def test_names_that_are_not_utf8_are_read_all_the_same(tmp_path: Path) -> None:
     tree = listed(root)
     assert tree.listing.read(1) == PICTURE
     assert os.fsencode(tree.listing.path(1)) == b"a/\xff\xfe.jpg"
+
+
+def read_as_nobody(root: Path) -> None:
+    """As root no file would be unreadable."""
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    tree = listed(root)
+    assert tree.listing.read(0) == PICTURE
+    with pytest.raises(BadPictureError, match="can't be read: Permission denied"):
+        tree.listing.read(1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_file_without_permission_to_read_says_so() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = make(Path(name), "a/1.jpg", "a/2.jpg", "b/1.jpg")
+        root.chmod(0o755)
+        (root / "a/2.jpg").chmod(0)
+        child = Child(root / "output", partial(read_as_nobody, root))
+        assert child.wait() == 0, child.text()
 
 
 def test_wanted_classes_are_found_by_folder_or_word_in_the_order_given(tmp_path: Path) -> None:
