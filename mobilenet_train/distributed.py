@@ -5,9 +5,12 @@ a checkpoint knows nothing of ranks, rank 0 alone writes, and all come to the sa
 """
 
 import atexit
+import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -21,6 +24,9 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.ranks import Ranks, let_the_first_report, ranks_from_environment
 
 T = TypeVar("T")
+PORT_KEY = "mnet-train/port"
+SECONDS_TO_MEET = 300  # torch's own patience
+SHORT = timedelta(seconds=3)  # for a port where perhaps nobody listens any more
 
 
 def join() -> Ranks:
@@ -33,7 +39,8 @@ def join() -> Ranks:
         return ranks
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        store = next(dist.rendezvous("env://"))[0]
+        shared = next(dist.rendezvous("env://"))[0]
+        store = _own_store(shared, ranks)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
     except (RuntimeError, ValueError) as error:
         raise RunError(f"the {ranks.size} ranks can't meet ({_reason(error)}); start them with torchrun") from error
@@ -41,12 +48,35 @@ def join() -> Ranks:
 
     def first_to_fail() -> bool:
         try:
-            return store.add("mnet-train/failures", 1) == 1
+            return shared.add(f"mnet-train/failures/{store.port}", 1) == 1
         except RuntimeError:  # the store is gone: rank 0 held it, as no torchrun did, and was killed
             return True
 
     let_the_first_report(first_to_fail)
     return ranks
+
+
+def _own_store(shared: dist.Store, ranks: Ranks) -> dist.TCPStore:
+    """A store for this start of the group alone, held by rank 0, whose port is told through `shared`.
+
+    torchrun keeps its store over restarts, and in it where the killed ranks were: new ones would call them.
+    """
+    host = os.environ["MASTER_ADDR"]
+    if ranks.leads:
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        shared.set(PORT_KEY, str(store.port))
+        return store
+    deadline = time.monotonic() + SECONDS_TO_MEET
+    while True:
+        port = int(shared.get(PORT_KEY))  # perhaps that of the start before, until rank 0 is there
+        try:
+            store = dist.TCPStore(host, port, timeout=SHORT, wait_for_workers=False)
+        except dist.DistError:
+            if time.monotonic() > deadline:
+                raise
+            continue
+        store.set_timeout(timedelta(seconds=SECONDS_TO_MEET))
+        return store
 
 
 @contextmanager

@@ -30,6 +30,6 @@ def count_costs(model: nn.Module, resolution: int, channels: int = 3) -> Cost:
     device = "meta" if any(parameter.is_meta for parameter in model.parameters()) else "cpu"
     shadow = copy.deepcopy(model).to(device, torch.float32).eval()
     with torch.device(device), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(torch.zeros(1, channels, resolution, resolution))
+        shadow(torch.zeros(1, channels, resolution, resolution, dtype=torch.float32))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, counter.get_total_flops() // 2)
