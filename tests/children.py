@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+NOBODY = 65534
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
@@ -23,6 +24,13 @@ SERVER.set_forkserver_preload(
         "matplotlib.backends.backend_agg",
     ]
 )
+
+
+def become_nobody() -> None:
+    """Gives up root's rights, for whom no file is unreadable and no folder closed."""
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
 
 
 class Child:

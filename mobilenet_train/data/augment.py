@@ -42,7 +42,7 @@ def draw_cutout(samples: int, seed: int, epoch: int, height: int, width: int) ->
 
 
 def pad(images: Tensor, padding: int) -> Tensor:
-    """uint8 (N, H, W, C) -> (N, H + 2 padding, W + 2 padding, C), reflected at the border. Done once a run."""
+    """uint8 (N, H, W, C) -> (N, H + 2 padding, W + 2 padding, C), reflected at the border."""
     for side in (1, 2):
         images = _mirror(images, side, padding)
     return images

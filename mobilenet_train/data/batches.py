@@ -37,9 +37,8 @@ class TrainBatches:
         """`resolution_of` says at which resolution the network sees an epoch."""
         self.split = split
         stored = split.images
-        self.padded = (
-            augment.pad(stored, policy.crop_padding) if isinstance(stored, Tensor) else None
-        )  # else as fetched
+        # images in memory are padded here, once; stored ones as they are fetched
+        self.padded = augment.pad(stored, policy.crop_padding) if isinstance(stored, Tensor) else None
         self.balanced = balanced
         self.labels = split.labels
         self.size = tuple(stored.shape[1:3])

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from children import become_nobody
 from hydra.core.global_hydra import GlobalHydra
 from torchvision.datasets import CIFAR10
 
@@ -32,7 +33,6 @@ from mobilenet_train.data import sources
 from tests.cli.helpers import exit_code, one_line
 from tests.conftest import TINY, configure
 
-NOBODY = 65534
 CIFAR = ("dataset=cifar10", "model=v3_small", "device.threads=1")
 
 
@@ -110,9 +110,7 @@ def shared_folder() -> Iterator[Path]:
 
 def drop_privileges() -> None:
     if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+        become_nobody()
 
 
 def unprivileged_from(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:

@@ -33,14 +33,19 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
 
+def processor_seconds() -> float:
+    """Of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def least_seconds(command: Command, *arguments: str, enough: float, tries: int = 5) -> float:
     """Processor time of the fastest of a few runs; time on the wall would measure the other programs too."""
     least = float("inf")
     for _ in range(tries):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = processor_seconds()
         assert command(*arguments).returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        least = min(least, processor_seconds() - before)
         if least < enough:
             break
     return least
@@ -48,10 +53,9 @@ def least_seconds(command: Command, *arguments: str, enough: float, tries: int =
 
 def seconds_of_hydra() -> float:
     """Processor time of a process that imports what every command with a configuration needs."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = processor_seconds()
     subprocess.run([sys.executable, "-c", "import hydra, hydra._internal.hydra, omegaconf"], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return processor_seconds() - before
 
 
 def imported(arguments: list[str], folder: Path) -> set[str]:

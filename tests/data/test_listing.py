@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from children import Child
+from children import Child, become_nobody
 
 from mobilenet_train.data import listing
 from mobilenet_train.data.listing import BadPictureError, ClassTree, list_tree
@@ -85,10 +85,7 @@ def test_names_that_are_not_utf8_are_read_all_the_same(tmp_path: Path) -> None:
 
 
 def read_as_nobody(root: Path) -> None:
-    """As root no file would be unreadable."""
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
+    become_nobody()
     tree = listed(root)
     assert tree.listing.read(0) == PICTURE
     with pytest.raises(BadPictureError, match="can't be read: Permission denied"):

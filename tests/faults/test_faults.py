@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from children import Child
+from children import NOBODY, Child
 from conftest import RUN, TINY
 from records import everything, rows
 
@@ -24,7 +24,6 @@ from mobilenet_train.training.results import Event
 
 pytestmark = pytest.mark.faults
 Command = Callable[..., Child]
-NOBODY = 65534
 
 
 def summary(folder: Path) -> dict[str, object]:
