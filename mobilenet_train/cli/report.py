@@ -24,6 +24,7 @@ from mobilenet_train.cli.prepare import Prepared
 from mobilenet_train.cli.resume import is_free, typed_keys
 from mobilenet_train.config import TrainConfig, budget_seconds, leaves
 from mobilenet_train.data.images import Dataset
+from mobilenet_train.models import kernels
 from mobilenet_train.run_folder import read_overrides
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.tracking import RunDescription, write_summary
@@ -68,7 +69,8 @@ def describe(prepared: Prepared, console: Console) -> None:
     )
     table.add_row("augmentation", config.augment.name)
     ranks = f"{runtime.ranks.size} ranks, each with " if runtime.ranks.size > 1 else ""
-    table.add_row("device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}")
+    slower = ", no compiled kernels" if runtime.device.type == "cpu" and kernels.library() is None else ""
+    table.add_row("device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}{slower}")
     with suppress(OSError, SystemExit):
         console.print(table)
     if stride_plan is not None and stride_plan.dropped == 0 and resolution % RESOLUTION_STEP != 0:
@@ -201,10 +203,11 @@ def summarise(prepared: Prepared, folder: Path, status: str, wall_seconds: float
 
 def environment(runtime: Runtime) -> dict[str, str | int]:
     """What has to be the same for a resumed run to end bit for bit as an uninterrupted one."""
-    capability = torch.backends.cpu.get_cpu_capability()
+    compiled = ", compiled kernels" if kernels.library() else ""
+    cpu = f"cpu {torch.backends.cpu.get_cpu_capability()}{compiled}"
     return {
         "torch": str(torch.__version__),
-        "device": torch.cuda.get_device_name() if runtime.device.type == "cuda" else f"cpu {capability}",
+        "device": torch.cuda.get_device_name() if runtime.device.type == "cuda" else cpu,
         "threads": runtime.threads,
         "ranks": runtime.ranks.size,
         "precision": runtime.precision,

@@ -1,12 +1,10 @@
 """The building blocks of the MobileNets; parameter names are torchvision's, so that its weights load."""
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenet_train.models.depthwise import DepthwiseConv2d
+from mobilenet_train.models import kernels
+from mobilenet_train.models.layers import BatchNorm2d, DepthwiseConv2d
 
 ACTIVATIONS: dict[str, type[nn.ReLU] | type[nn.ReLU6] | type[nn.Hardswish]] = {
     "relu": nn.ReLU,
@@ -58,12 +56,18 @@ class ConvNormActivation(nn.Sequential):
             convolution = TFConv2d
         layers: list[nn.Module] = [
             convolution(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm2d(out_channels),
         ]
         if activation is not None:
             # hard-swish needs its input in the backward pass, so that in place it would copy it first
             layers.append(ACTIVATIONS[activation](inplace=activation != "hard_swish"))
         super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolution, norm, *activation = self
+        if isinstance(norm, BatchNorm2d):
+            return norm(convolution(x), *activation)
+        return super().forward(x)  # another norm was put in its place
 
 
 class DepthwiseSeparable(nn.Module):
@@ -114,27 +118,12 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # 1x1 convolutions by name and shape, as torchvision's; as products on (N, C) they run faster.
-        means, x = _MeansAndMaps.apply(x) if x.requires_grad else (x.mean((2, 3)), x)  # exporters know no Function
-        squeezed = F.relu(F.linear(means, self.fc1.weight.flatten(1), self.fc1.bias))
-        scale = F.hardsigmoid(F.linear(squeezed, self.fc2.weight.flatten(1), self.fc2.bias))
+        w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
+        if kernels.takes(x):
+            return kernels.SqueezeExcite.apply(x, w1, self.fc1.bias, w2, self.fc2.bias)
+        squeezed = F.relu(F.linear(x.mean((2, 3)), w1, self.fc1.bias))
+        scale = F.hardsigmoid(F.linear(squeezed, w2, self.fc2.bias))
         return x * scale[:, :, None, None]
-
-
-class _MeansAndMaps(torch.autograd.Function):
-    """x (N, C, H, W) -> its means (N, C) and x again, for a use of both.
-
-    The gradient of the means is spread over the maps while it is added to that of x, in one pass over memory; autograd
-    by itself writes the spread gradient first and adds it in a second pass.
-    """
-
-    @staticmethod
-    def forward(_: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.mean((2, 3)), x.view_as(x)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(_: Any, of_means: Tensor, of_maps: Tensor) -> Tensor:
-        return of_maps.add(of_means[:, :, None, None], alpha=1 / of_maps[0, 0].numel())
 
 
 def bottleneck_layers(

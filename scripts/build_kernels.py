@@ -1,0 +1,52 @@
+"""Compiles mobilenet_train/models/kernels.c while the package is built; pip runs it through hatchling.
+
+Without a C compiler the package is built all the same and trains with PyTorch's own kernels, more slowly on a CPU.
+"""
+
+import os
+import platform
+import shlex
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+FLAGS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+X86 = {  # a library for each kind of CPU that torch tells apart
+    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "avx2": ("-march=x86-64-v3",),
+}
+
+
+class KernelsBuildHook(BuildHookInterface):
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+        folder = Path(self.root, "mobilenet_train", "models")
+        for old in folder.glob("kernels_*.so"):
+            old.unlink()
+        targets = {"any": ()} | (X86 if platform.machine() in ("x86_64", "AMD64") else {})
+        try:
+            for name, flags in targets.items():
+                compile_library(folder / "kernels.c", folder / f"kernels_{name}.so", flags)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = getattr(error, "stderr", None) or error
+            self.app.display_warning(f"the CPU kernels were not compiled, training will be slower: {reason}")
+            return
+        build_data["artifacts"].append("mobilenet_train/models/kernels_*.so")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+
+
+def compile_library(source: Path, target: Path, flags: tuple[str, ...]) -> None:
+    """Linked without an OpenMP library: torch brings one, and two would keep two sets of threads."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    with tempfile.TemporaryDirectory() as folder:
+        object_file = Path(folder, "kernels.o")
+        run([*compiler, *FLAGS, *flags, "-c", str(source), "-o", str(object_file)])
+        run([*compiler, "-shared", str(object_file), "-o", str(target)])
+
+
+def run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)

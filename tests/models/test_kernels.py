@@ -1,0 +1,162 @@
+"""The compiled kernels: torch's numbers to rounding, everywhere they take over, and torch's own everywhere else."""
+
+import copy
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mobilenet_train.models import blocks, kernels, mobilenet_v3_small
+from mobilenet_train.models.layers import BatchNorm2d, DepthwiseConv2d
+
+pytestmark = pytest.mark.skipif(kernels.library() is None, reason="installed without a C compiler")
+
+ACTIVATIONS = (None, nn.ReLU(), nn.ReLU6(), nn.Hardswish())
+
+
+def maps(*shape: int, mean: float = 0.0) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(*shape, generator=generator) * 4 + mean).to(memory_format=torch.channels_last)
+
+
+def norm_like(channels: int) -> BatchNorm2d:
+    torch.manual_seed(1)
+    norm = BatchNorm2d(channels, eps=1e-3, momentum=0.3)
+    nn.init.uniform_(norm.weight, -2, 2)
+    nn.init.uniform_(norm.bias, -3, 3)
+    return norm
+
+
+def through(norm: nn.Module, activation: nn.Module | None, x: Tensor) -> tuple[Tensor, ...]:
+    """Output, gradients of input, weight and bias, running statistics."""
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = norm(x, activation) if isinstance(norm, BatchNorm2d) else norm(x)
+    if activation is not None and not isinstance(norm, BatchNorm2d):
+        y = activation(y)
+    y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view(y.shape))
+    return y.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
+
+
+def in_float64(norm: BatchNorm2d) -> nn.BatchNorm2d:
+    reference = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum).double()
+    reference.load_state_dict(norm.state_dict())
+    return reference
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 8, 1, 1), (3, 24, 5, 7), (4, 72, 16, 16), (7, 20, 3, 3), (2, 1096, 4, 4)], ids=str
+)
+def test_norm_and_activation_are_torchs(shape: tuple, activation: nn.Module | None, threads: int) -> None:
+    x = maps(*shape, mean=3.0)
+    norm = norm_like(shape[1])
+    wanted = through(in_float64(norm), activation, x.double())
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert kernels.takes(x)
+        got = through(norm, activation, x)
+    finally:
+        torch.set_num_threads(before)
+    for ours, exact in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=2e-4, atol=2e-4)
+    assert norm.num_batches_tracked == 1
+
+
+def test_a_mean_far_from_zero_does_not_cost_the_variance() -> None:
+    x = maps(8, 16, 8, 8, mean=3000.0)
+    wanted = through(in_float64(norm_like(16)), None, x.double())
+    ours, torchs = norm_like(16), nn.BatchNorm2d(16, 1e-3, 0.3)
+    torchs.load_state_dict(ours.state_dict())
+    error = (through(ours, None, x)[5] - wanted[5]).abs().max()
+    assert error <= 1e-4 < wanted[5].max()
+    assert error <= 2 * (through(torchs, None, x)[5] - wanted[5]).abs().max() + 1e-5
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_not_a_number_is_not_lost(activation: nn.Module | None) -> None:
+    x = maps(4, 16, 4, 4)
+    x[1, 2, 0, 0] = torch.nan
+    y = norm_like(16)(x.requires_grad_(), activation)
+    assert y[:, 2].isnan().all()
+    assert y[:, :2].isfinite().all()
+    y[0, 2].sum().backward()
+    assert x.grad is not None
+    assert x.grad[:, 2].isnan().any()
+
+
+@pytest.mark.parametrize("channels", [8, 16, 40, 200])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
+@pytest.mark.parametrize("size", [1, 2, 4, 9, 16])
+def test_depthwise_output_and_gradients_are_torchs(channels: int, kernel: int, stride: int, size: int) -> None:
+    torch.manual_seed(0)
+    ours = DepthwiseConv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
+    agree_on(ours, maps(3, channels, size, size + 1))
+
+
+@pytest.mark.parametrize(("channels", "size"), [(16, 1), (24, 4), (72, 16), (200, 3)])
+def test_squeeze_and_excite_is_what_its_equation_says(channels: int, size: int) -> None:
+    torch.manual_seed(0)
+    ours = blocks.SqueezeExcitation(channels)
+    nn.init.normal_(ours.fc2.bias, std=4)  # some of the hard-sigmoids at their ends
+    agree_on(ours, maps(5, channels, size, size + 1))
+
+
+def agree_on(layer: nn.Module, images: Tensor) -> None:
+    """Output and gradients of a layer are those that torch's own operators have in float64."""
+    exact = copy.deepcopy(layer).double()
+    inputs = [images.clone(memory_format=torch.preserve_format).requires_grad_(), images.double().requires_grad_()]
+    assert kernels.takes(inputs[0])
+    assert not kernels.takes(inputs[1])
+    outputs = [network(x) for network, x in zip((layer, exact), inputs, strict=True)]
+    for y in outputs:
+        y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view(y.shape))
+    torch.testing.assert_close(outputs[0].double(), outputs[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(inputs[0].grad.double(), inputs[1].grad, rtol=1e-4, atol=1e-4)
+    for ours, torchs in zip(layer.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.double(), torchs.grad, rtol=1e-4, atol=1e-3)
+
+
+def loss_and_gradients(seed: int = 0) -> tuple[Tensor, ...]:
+    torch.manual_seed(seed)
+    model = mobilenet_v3_small(num_classes=10, resolution=32, dropout=0.0).to(memory_format=torch.channels_last)
+    loss = model(maps(8, 3, 32, 32)).square().mean()
+    loss.backward()
+    return loss.detach(), *(p.grad for p in model.parameters())
+
+
+def test_a_whole_network_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_kernels = loss_and_gradients()
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    for ours, torchs in zip(with_kernels, loss_and_gradients(), strict=True):
+        assert (ours - torchs).norm() <= 1e-3 * torchs.norm() + 1e-6
+
+
+def test_the_same_bytes_every_time() -> None:
+    for first, second in zip(loss_and_gradients(), loss_and_gradients(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_they_take_over_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    functions = (kernels.NormActivation, kernels.Depthwise5x5, kernels.SqueezeExcite)
+    for function in functions:
+        counted = partial(lambda name, apply, *a: calls.append(name) or apply(*a), function.__name__, function.apply)
+        monkeypatch.setattr(function, "apply", counted)
+    model = mobilenet_v3_small(num_classes=10, resolution=32).to(memory_format=torch.channels_last)
+    model(maps(2, 3, 32, 32))
+    assert Counter(calls) == {"NormActivation": 34, "Depthwise5x5": 8, "SqueezeExcite": 9}
+    model.eval()
+    with torch.no_grad():
+        model(maps(2, 3, 32, 32))
+    model.train().double()(maps(2, 3, 32, 32).double())
+    mobilenet_v3_small(num_classes=10, resolution=32)(maps(2, 3, 32, 32).contiguous())
+    assert len(calls) == 34 + 8 + 9
+
+
+def test_a_depth_multiplier_is_left_to_torch() -> None:
+    layer = blocks.DepthwiseSeparable(8, 16, stride=1, activation="relu6", depth_multiplier=2)
+    assert layer(maps(2, 8, 4, 4)).shape == (2, 16, 4, 4)
