@@ -101,8 +101,10 @@ def transform(images: Tensor, chances: Chances, resolution: int, space: str) -> 
 
     `space` is augment.operations.
     """
-    planes = to_planes(images)
-    planes = resize(planes, resolution) if chances.box is None else resized_crop(planes, chances.box, resolution)
+    if chances.box is None:
+        planes = resize(to_planes(images), resolution)
+    else:  # reads the images as they lie and writes planes
+        planes = resized_crop(images.permute(0, 3, 1, 2).float(), chances.box, resolution)
     if chances.operation is not None:
         for kinds, strengths in chances.operation.permute(1, 2, 0):
             planes = operations.apply(planes, kinds, strengths, operations.SPACES[space])

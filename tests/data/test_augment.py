@@ -79,7 +79,7 @@ def test_crop_cuts_the_drawn_window_of_each_sample() -> None:
 
 def test_mirror_flips_the_chosen_images_left_to_right_and_no_other() -> None:
     images = numbered(4).images
-    mirrored = augment.mirror(images, torch.tensor([True, False, True, False])).numpy()
+    mirrored = augment.mirror(images.clone(), torch.tensor([True, False, True, False])).numpy()
     assert np.array_equal(mirrored[::2], images.numpy()[::2, :, ::-1])
     assert np.array_equal(mirrored[1::2], images.numpy()[1::2])
 
