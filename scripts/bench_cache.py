@@ -2,12 +2,13 @@
 
     python scripts/bench_cache.py PHOTOS [RESOLUTION]
 
-PHOTOS has train/ and val/. Prints one line a measurement, last the share of a training epoch that waits for data.
+PHOTOS has train/ and val/. One line a measurement, three rounds; last the share of a training epoch that waits for data.
 """
 
 import io
 import multiprocessing
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -27,7 +28,7 @@ from mobilenet_train.machine import usable_cores
 from mobilenet_train.runtime import keep_freed_memory
 from mobilenet_train.training.step import train_update
 
-BATCHES = 12
+BATCHES, ROUNDS = 12, 3
 PAPERS_CROP_RATIO = 0.875
 
 
@@ -98,16 +99,22 @@ def main() -> None:
     print(f"{count:,} pictures, {sum(map(len, files)) / 1e6:.0f} MB, stored at {size}x{size}; {cores} cores")
     keep_freed_memory()  # as a run does
     torch.set_num_threads(1)
-    loop = report("PIL loop, one process", count, lambda: plain_loop(paths, size))
-    report("decoding alone, one process", count, lambda: only_decode(files))
-    limit = report(f"decoding alone, {cores} processes", count, lambda: in_processes(only_decode, files, cores))
+    ratios = []
+    for _ in range(ROUNDS):
+        loop = report("PIL loop, one process", count, lambda: plain_loop(paths, size))
+        report("decoding alone, one process", count, lambda: only_decode(files))
+        limit = report(f"decoding alone, {cores} processes", count, lambda: in_processes(only_decode, files, cores))
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+            target = Path(folder)
+            built = report(
+                f"cache on disk, {cores} processes",
+                count,
+                lambda: on_disk(listing, size, True, target, cores, SILENT),  # noqa: B023 (called at once)
+            )
+        ratios.append((built / loop, built / limit))
+    to_loop, to_limit = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(f"medians: the cache is built at {to_loop:.2f} x the PIL loop, {to_limit:.2f} x the limit of decoding alone")
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        built = report(
-            f"cache on disk, {cores} processes",
-            count,
-            lambda: on_disk(listing, size, True, Path(folder), cores, SILENT),
-        )
-        print(f"cache: {built / loop:.2f} x the PIL loop, {built / limit:.2f} x the limit of decoding alone")
         waiting(root, resolution, folder)
 
 

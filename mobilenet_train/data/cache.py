@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-import torchvision
 
 from mobilenet_train.data.decode import decode
 from mobilenet_train.data.listing import BadPictureError, Listing
@@ -72,7 +72,8 @@ class Prepared:
 
 def settings(size: int) -> dict[str, Any]:
     """What the stored pixels depend on besides the files."""
-    return {"format": FORMAT, "size": size, "pillow": PIL.__version__, "torchvision": torchvision.__version__}
+    libraries = {"pillow": PIL.__version__, "simplejpeg": version("simplejpeg"), "torch": str(torch.__version__)}
+    return {"format": FORMAT, "size": size, **libraries}
 
 
 def picture_bytes(listing: Listing, size: int) -> int:

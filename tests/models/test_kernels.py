@@ -57,7 +57,7 @@ def test_norm_and_activation_are_torchs(shape: tuple, activation: nn.Module | No
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert kernels.takes(x)
+        assert kernels.takes(x, norm)
         got = through(norm, activation, x)
     finally:
         torch.set_num_threads(before)
@@ -109,8 +109,8 @@ def agree_on(layer: nn.Module, images: Tensor) -> None:
     """Output and gradients of a layer are those that torch's own operators have in float64."""
     exact = copy.deepcopy(layer).double()
     inputs = [images.clone(memory_format=torch.preserve_format).requires_grad_(), images.double().requires_grad_()]
-    assert kernels.takes(inputs[0])
-    assert not kernels.takes(inputs[1])
+    assert kernels.takes(inputs[0], layer)
+    assert not kernels.takes(inputs[1], layer)
     outputs = [network(x) for network, x in zip((layer, exact), inputs, strict=True)]
     for y in outputs:
         y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view(y.shape))
@@ -149,10 +149,10 @@ def test_they_take_over_in_training_only(monkeypatch: pytest.MonkeyPatch) -> Non
     model = mobilenet_v3_small(num_classes=10, resolution=32).to(memory_format=torch.channels_last)
     model(maps(2, 3, 32, 32))
     assert Counter(calls) == {"NormActivation": 34, "Depthwise5x5": 8, "SqueezeExcite": 9}
-    model.eval()
+    model.eval()(maps(2, 3, 32, 32))
     with torch.no_grad():
-        model(maps(2, 3, 32, 32))
-    model.train().double()(maps(2, 3, 32, 32).double())
+        model.train()(maps(2, 3, 32, 32))
+    model.double()(maps(2, 3, 32, 32).double())
     mobilenet_v3_small(num_classes=10, resolution=32)(maps(2, 3, 32, 32).contiguous())
     assert len(calls) == 34 + 8 + 9
 
