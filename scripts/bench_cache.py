@@ -2,7 +2,7 @@
 
     python scripts/bench_cache.py PHOTOS [RESOLUTION]
 
-PHOTOS has train/ and val/. One line a measurement, three rounds; last the share of a training epoch that waits for data.
+PHOTOS has train/ and val/. One line a measurement, three rounds; last the share of an epoch that waits for data.
 """
 
 import io

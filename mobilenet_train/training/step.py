@@ -30,7 +30,8 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
         share = len(labels) / config.batch_size  # of the global batch
         with exchange(network, now=number == len(batches) - 1):
             with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
-                logits = network(images).float()
+                logits = network(images)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = training_loss(logits, labels, plan)
             weight = share * ranks.size / len(batches)  # the exchange takes the mean over ranks
             state.scaler.scale(weight * (loss + l1_penalty(state.model, config.optim.l1))).backward()

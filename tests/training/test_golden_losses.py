@@ -1,0 +1,79 @@
+"""The first losses of every network, to the digit: what makes a step faster must not change what it does.
+
+V1 and V2 are trained in float64, since rounding in fp32 moves the gradients of their fresh networks by a fifth of a
+percent. V3 is trained in fp32, by the compiled kernels and by torch's own. One thread or two: losses agree to 2e-4.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import configure
+
+from mobilenet_train.cli.prepare import prepare_run
+from mobilenet_train.models import kernels
+from mobilenet_train.training.step import train_update
+
+UPDATES = 24
+SHOWN = (0, 7, 15, 23)  # updates whose losses are GOLDEN, made by this test on 2026-11-22 with torch 2.14.1
+GOLDEN = {
+    "v1": [2.2969362, 2.2909000, 2.3088874, 2.3321739],
+    "v2": [2.3146158, 2.3192437, 2.3283267, 2.3631802],
+    "v3_large": [2.3024387, 2.2991943, 2.3082359, 2.3050861],
+    "v3_small": [2.3005404, 2.3025918, 2.3022625, 2.3031125],
+}
+
+
+@pytest.fixture(autouse=True)
+def usual_dtype() -> Iterator[None]:
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def losses(name: str, dtype: torch.dtype, root: Path) -> list[float]:
+    """Of the first updates on CIFAR-10 with augmentation, dropout, smoothing, clipping, warm-up and EMA."""
+    torch.set_default_dtype(dtype)
+    prepared = prepare_run(
+        configure(
+            f"dataset.root={root}",
+            "dataset.download=false",
+            "dataset.max_per_class=80",
+            f"model={name}",
+            "model.width_mult=0.25",
+            "model.stride_plan=1",
+            "batch_size=32",
+            "optim.lr=0.002",
+            "optim.clip_norm=5",
+            "label_smoothing=0.1",
+            "ema.decay=0.9",
+            "epochs=2",
+            "device.threads=1",
+        )
+    )
+    state, found = prepared.state, []
+    assert next(state.model.parameters()).dtype == dtype
+    for images, labels in islice(prepared.batches.train.epoch(0), UPDATES):
+        train_update(state, [(images.to(dtype), labels)], prepared.plan)
+        found.append(float(state.sums.last_batch[0]))
+    return found
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_the_first_losses_of_v1_and_v2_stay_what_they_are(name: str, cifar10_root: Path) -> None:
+    found = losses(name, torch.float64, cifar10_root)
+    assert [found[update] for update in SHOWN] == pytest.approx(GOLDEN[name], rel=1e-3)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("name", ["v3_large", "v3_small"])
+def test_the_first_losses_of_v3_stay_what_they_are(
+    name: str, compiled: bool, cifar10_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(kernels, "library", lambda: None)
+    found = losses(name, torch.float32, cifar10_root)
+    assert [found[update] for update in SHOWN] == pytest.approx(GOLDEN[name], rel=1e-3)
