@@ -1,13 +1,18 @@
 """The compiled kernels: torch's numbers to rounding, everywhere they take over, and torch's own everywhere else."""
 
 import copy
+import io
 from collections import Counter
 from functools import partial
 
 import pytest
 import torch
+from conftest import configure
+from rich.console import Console
 from torch import Tensor, nn
 
+from mobilenet_train.cli import report
+from mobilenet_train.cli.prepare import prepare_run
 from mobilenet_train.models import blocks, kernels, mobilenet_v3_small
 from mobilenet_train.models.layers import BatchNorm2d, DepthwiseConv2d
 
@@ -160,3 +165,16 @@ def test_they_take_over_in_training_only(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_depth_multiplier_is_left_to_torch() -> None:
     layer = blocks.DepthwiseSeparable(8, 16, stride=1, activation="relu6", depth_multiplier=2)
     assert layer(maps(2, 8, 4, 4)).shape == (2, 16, 4, 4)
+
+
+def test_a_run_says_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare_run(configure("dataset=digits", "model=v3_small", "model.width_mult=0.25", "device=cpu"))
+    plans, environments = [], []
+    for _ in range(2):
+        console = Console(record=True, file=io.StringIO(), width=120)
+        report.describe(prepared, console)
+        plans.append("no compiled kernels" in console.export_text())
+        environments.append(report.environment(prepared.runtime)["device"])
+        monkeypatch.setattr(kernels, "library", lambda: None)
+    assert plans == [False, True]
+    assert environments[0] == f"{environments[1]}, compiled kernels"
