@@ -1,5 +1,5 @@
 /* The parts of a training step on a CPU that PyTorch's own kernels spend most of their time on without need:
- * batch-norm with the activation after it, the backward pass of squeeze-and-excite, and the weight gradient of a 5x5
+ * batch-norm with the activation after it, the backward pass of squeeze-and-excite, and the weight gradient of a
  * depthwise convolution. kernels.py calls them.
  *
  * Maps are float32 in channels-last order: rows of `channels` numbers, one row a pixel. Work is split over threads the
@@ -248,17 +248,15 @@ void scale_and_lift(const float *maps, const float *scales, const float *levels,
   }
 }
 
-/* The weight gradient of a 5x5 depthwise convolution, 16 channels at a time (oneDNN has a vectorised one only up to 3x3).
- */
+/* The weight gradient of a 3x3 or 5x5 depthwise convolution, 16 channels at a time. */
 
-#define KERNEL 5
 #define LANES 16
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
 #ifdef __AVX512F__
-#define SUMMED_ROWS KERNEL /* 25 sums and what they need fit into 32 registers */
+#define SUMMED_ROWS(kernel) (kernel) /* 25 sums and what they need fit into 32 registers */
 #else
-#define SUMMED_ROWS 1
+#define SUMMED_ROWS(kernel) 1
 #endif
 
 struct shape {
@@ -283,30 +281,37 @@ static void pack(float *to, const float *image, long height, long width, long ch
     }
 }
 
-/* Adds one image's share for 16 channels to the sums of the 25 kernel elements; `padded` is from pack(). */
-static void add_products(lanes *sums, const float *padded, const float *gradient, struct shape s) {
-  const long row = s.width + 2 * s.padding;
-  for (long top = 0; top < KERNEL; top += SUMMED_ROWS) {
-    lanes sum[SUMMED_ROWS * KERNEL] = {0};
+/* Adds one image's share for 16 channels to the sums of the kernel's elements; `padded` is from pack(). */
+INLINE void add_products_of(long kernel, lanes *sums, const float *padded, const float *gradient, struct shape s) {
+  const long row = s.width + 2 * s.padding, rows = SUMMED_ROWS(kernel);
+  for (long top = 0; top < kernel; top += rows) {
+    lanes sum[25] = {0};
     for (long oy = 0; oy < s.out_height; oy++)
       for (long ox = 0; ox < s.out_width; ox++) {
         const lanes g = load(gradient + (oy * s.out_width + ox) * LANES);
         const float *corner = padded + ((oy * s.stride + top) * row + ox * s.stride) * LANES;
 #pragma GCC unroll 5
-        for (long ky = 0; ky < SUMMED_ROWS; ky++)
+        for (long ky = 0; ky < rows; ky++)
 #pragma GCC unroll 5
-          for (long kx = 0; kx < KERNEL; kx++) sum[ky * KERNEL + kx] += g * load(corner + (ky * row + kx) * LANES);
+          for (long kx = 0; kx < kernel; kx++) sum[ky * kernel + kx] += g * load(corner + (ky * row + kx) * LANES);
       }
-    for (long k = 0; k < SUMMED_ROWS * KERNEL; k++) sums[top * KERNEL + k] += sum[k];
+    for (long k = 0; k < rows * kernel; k++) sums[top * kernel + k] += sum[k];
   }
+}
+
+static void add_products(long kernel, lanes *sums, const float *padded, const float *gradient, struct shape s) {
+  if (kernel == 3)
+    add_products_of(3, sums, padded, gradient, s);
+  else
+    add_products_of(5, sums, padded, gradient, s);
 }
 
 /* `channels` is at least 16. */
 void depthwise_weight_gradient(const float *gradient, const float *x, float *grad_weight, long images, long height,
-                               long width, long channels, long out_height, long out_width, long stride, long padding,
-                               int threads) {
+                               long width, long channels, long out_height, long out_width, long kernel, long stride,
+                               long padding, int threads) {
   const struct shape s = {images, height, width, channels, out_height, out_width, stride, padding};
-  const long blocks = (channels + LANES - 1) / LANES, taps = KERNEL * KERNEL;
+  const long blocks = (channels + LANES - 1) / LANES, taps = kernel * kernel;
   const long map = (height + 2 * padding) * (width + 2 * padding) * LANES, out_map = out_height * out_width * LANES;
   const long sums = blocks * taps * LANES, private = blocks * (map + out_map) + sums;
   const long bytes = threads * private * sizeof(float);
@@ -319,7 +324,7 @@ void depthwise_weight_gradient(const float *gradient, const float *x, float *gra
       pack(padded, x + n * height * width * channels, height, width, channels, padding);
       pack(gradients, gradient + n * out_height * out_width * channels, out_height, out_width, channels, 0);
       for (long block = 0; block < blocks; block++)
-        add_products((lanes *)total + block * taps, padded + block * map, gradients + block * out_map, s);
+        add_products(kernel, (lanes *)total + block * taps, padded + block * map, gradients + block * out_map, s);
     }
 #pragma omp barrier
 #pragma omp for

@@ -105,8 +105,8 @@ class SqueezeExcite(torch.autograd.Function):
         return of_x, hidden.t().mm(means), hidden.sum(0), excited.t().mm(squeezed), excited.sum(0)
 
 
-class Depthwise5x5(torch.autograd.Function):
-    """conv2d(x, weight, groups=C): x (N, C, H, W) of 16 channels or more, weight (C, 1, 5, 5)."""
+class Depthwise(torch.autograd.Function):
+    """conv2d(x, weight, groups=C): x (N, C, H, W) of 16 channels or more, weight (C, 1, K, K), K 3 or 5."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -123,7 +123,8 @@ class Depthwise5x5(torch.autograd.Function):
         grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         kernels().depthwise_weight_gradient(
             *map(_pointer, (gradient, x, grad_weight)),
-            *map(ctypes.c_long, (images, height, width, channels, *gradient.shape[2:], ctx.stride, ctx.padding)),
+            *map(ctypes.c_long, (images, height, width, channels, *gradient.shape[2:], weight.shape[2])),
+            *map(ctypes.c_long, (ctx.stride, ctx.padding)),
             ctypes.c_int(torch.get_num_threads()),
         )
         if not ctx.needs_input_grad[0]:

@@ -10,8 +10,8 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         one_each = self.in_channels == self.out_channels >= kernels.FEWEST_CHANNELS
-        if self.kernel_size == (5, 5) and one_each and self.weight.requires_grad and kernels.takes(x, self):
-            return kernels.Depthwise5x5.apply(x, self.weight, self.stride[0], self.padding[0])
+        if self.kernel_size[0] in (3, 5) and one_each and self.weight.requires_grad and kernels.takes(x, self):
+            return kernels.Depthwise.apply(x, self.weight, self.stride[0], self.padding[0])
         return super().forward(x)
 
 

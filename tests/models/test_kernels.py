@@ -147,19 +147,19 @@ def test_the_same_bytes_every_time() -> None:
 
 def test_they_take_over_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    functions = (kernels.NormActivation, kernels.Depthwise5x5, kernels.SqueezeExcite)
+    functions = (kernels.NormActivation, kernels.Depthwise, kernels.SqueezeExcite)
     for function in functions:
         counted = partial(lambda name, apply, *a: calls.append(name) or apply(*a), function.__name__, function.apply)
         monkeypatch.setattr(function, "apply", counted)
     model = mobilenet_v3_small(num_classes=10, resolution=32).to(memory_format=torch.channels_last)
     model(maps(2, 3, 32, 32))
-    assert Counter(calls) == {"NormActivation": 34, "Depthwise5x5": 8, "SqueezeExcite": 9}
+    assert Counter(calls) == {"NormActivation": 34, "Depthwise": 11, "SqueezeExcite": 9}
     model.eval()(maps(2, 3, 32, 32))
     with torch.no_grad():
         model.train()(maps(2, 3, 32, 32))
     model.double()(maps(2, 3, 32, 32).double())
     mobilenet_v3_small(num_classes=10, resolution=32)(maps(2, 3, 32, 32).contiguous())
-    assert len(calls) == 34 + 8 + 9
+    assert len(calls) == 34 + 11 + 9
 
 
 def test_a_depth_multiplier_is_left_to_torch() -> None:
