@@ -57,6 +57,16 @@ static void repeat(float *to, const float *from, long channels, long fold) {
   for (long f = 0; f < fold; f++) memcpy(to + f * channels, from, channels * sizeof(float));
 }
 
+/* Adds a channel's two sums over the threads, whose rows of sums follow one another in `parts`, and over folded rows. */
+INLINE void add_parts(double *s, double *q, const double *parts, long team, long fold, long channels, long channel) {
+  const long columns = fold * channels;
+  for (long part = 0; part < team; part++)
+    for (long column = channel; column < columns; column += channels) {
+      *s += parts[2 * part * columns + column];
+      *q += parts[(2 * part + 1) * columns + column];
+    }
+}
+
 /* Adds to `sum` and `square` those of (x - shift) over rows [first, last). */
 static void add_moments(const float *x, const float *shift, double *sum, double *square, long first, long last,
                         long columns) {
@@ -111,11 +121,7 @@ void norm_forward(const float *x, float *y, const float *weight, const float *bi
 #pragma omp for
     for (long c = 0; c < channels; c++) {
       double s = 0, q = 0;
-      for (long part = 0; part < team; part++)
-        for (long f = 0; f < fold; f++) {
-          s += moments[2 * part * columns + f * channels + c];
-          q += moments[(2 * part + 1) * columns + f * channels + c];
-        }
+      add_parts(&s, &q, moments, team, fold, channels, c);
       const double m = s / rows, variance = fmax(q / rows - m * m, 0);
       mean[c] = (float)(shift[c] + m);
       inverse_deviation[c] = (float)(1 / sqrt(variance + epsilon));
@@ -205,11 +211,7 @@ void norm_backward(const float *gradient, const float *x, const float *weight, c
 #pragma omp for
     for (long c = 0; c < channels; c++) {
       double s = 0, q = 0;
-      for (long part = 0; part < team; part++)
-        for (long f = 0; f < fold; f++) {
-          s += sums[2 * part * columns + f * channels + c];
-          q += sums[(2 * part + 1) * columns + f * channels + c];
-        }
+      add_parts(&s, &q, sums, team, fold, channels, c);
       grad_bias[c] = (float)s;
       grad_weight[c] = (float)(q * inverse_deviation[c]);
       for (long f = 0; f < fold; f++) {
@@ -260,7 +262,7 @@ typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 #endif
 
 struct shape {
-  long images, height, width, channels, out_height, out_width, stride, padding;
+  long width, out_height, out_width, stride, padding;
 };
 
 INLINE lanes load(const float *from) { return *(const lanes *)from; }
@@ -310,7 +312,7 @@ static void add_products(long kernel, lanes *sums, const float *padded, const fl
 void depthwise_weight_gradient(const float *gradient, const float *x, float *grad_weight, long images, long height,
                                long width, long channels, long out_height, long out_width, long kernel, long stride,
                                long padding, int threads) {
-  const struct shape s = {images, height, width, channels, out_height, out_width, stride, padding};
+  const struct shape s = {width, out_height, out_width, stride, padding};
   const long blocks = (channels + LANES - 1) / LANES, taps = kernel * kernel;
   const long map = (height + 2 * padding) * (width + 2 * padding) * LANES, out_map = out_height * out_width * LANES;
   const long sums = blocks * taps * LANES, private = blocks * (map + out_map) + sums;
