@@ -43,20 +43,16 @@ def draw_cutout(samples: int, seed: int, epoch: int, height: int, width: int) ->
 
 def pad(images: Tensor, padding: int) -> Tensor:
     """uint8 (N, H, W, C) -> (N, H + 2 padding, W + 2 padding, C), reflected at the border."""
-    for side in (1, 2):
-        images = _mirror(images, side, padding)
-    return images
-
-
-def _mirror(images: Tensor, side: int, count: int) -> Tensor:
-    """Adds `count` reflected pixels at both ends of a side, without repeating the edge; in steps if it is shorter."""
-    while count > 0:
-        size = images.shape[side]
-        step = max(1, min(count, size - 1))
-        before, after = images.narrow(side, 1, step), images.narrow(side, size - 1 - step, step)
-        images = torch.cat([before.flip(side), images, after.flip(side)], side)
-        count -= step
-    return images
+    count, height, width, channels = images.shape
+    padded = images.new_empty(count, height + 2 * padding, width + 2 * padding, channels)
+    padded[:, padding : padding + height, padding : padding + width] = images
+    rows, columns = padded[:, :, padding : padding + width], padded.transpose(1, 2)
+    for lines, size in ((rows, height), (columns, width)):
+        first, last = padding, padding + size - 1
+        for distance in range(1, padding + 1):  # outwards: a border wider than the image mirrors the border
+            lines[:, first - distance] = lines[:, first + distance]
+            lines[:, last + distance] = lines[:, last - distance]
+    return padded
 
 
 def crop(padded: Tensor, samples: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:

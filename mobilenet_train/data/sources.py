@@ -1,10 +1,8 @@
 """Where images come from: CIFAR-10, scikit-learn's digits, the user's own function, or picture files."""
 
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -12,6 +10,8 @@ from torch.nn import functional as F
 
 from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DatasetConfig, PicturesConfig
 from mobilenet_train.data.cache import SILENT, Listener
+from mobilenet_train.data.cifar10 import CLASSES as CIFAR10_CLASSES
+from mobilenet_train.data.cifar10 import read_cifar10
 from mobilenet_train.data.images import (
     Dataset,
     ImageData,
@@ -72,55 +72,8 @@ def _preprocessing(config: DatasetConfig, train: Split) -> Preprocessing:
 
 def _cifar10(config: Cifar10Config, seed: int) -> ImageData:
     del seed  # the split is the official one
-    from torchvision.datasets import CIFAR10
-
-    class VerifiedCIFAR10(CIFAR10):
-        """Without torchvision's own md5 passes (three a run), once all files have passed here."""
-
-        def _check_integrity(self) -> bool:
-            return complete or super()._check_integrity()
-
-    root = Path(config.root).expanduser()
-    complete = _verify_cifar10(CIFAR10, root, config.download)
-    try:
-        train = VerifiedCIFAR10(root, train=True, download=config.download)
-        test = VerifiedCIFAR10(root, train=False)
-    except (URLError, TimeoutError, ConnectionError) as error:
-        raise RunError(
-            f"CIFAR-10 is not in dataset.root={root} and could not be downloaded ({error}). Put "
-            "cifar-10-python.tar.gz or the folder cifar-10-batches-py/ there, or set dataset.root or MNET_DATA "
-            "to where you have it; dataset=digits needs no network"
-        ) from error
-    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
-        raise RunError(f"CIFAR-10 could not be read from dataset.root={root}: {error}") from error
-    return ImageData(train.data, train.targets, test.data, test.targets, list(train.classes))
-
-
-def _verify_cifar10(cifar: Any, root: Path, download: bool) -> bool:
-    """True if all files are there and whole, False if there are none (so the archive is needed).
-
-    Raises RunError naming the damaged or missing file, where torchvision would only say that something is.
-    """
-    from torchvision.datasets.utils import check_md5
-
-    folder, archive = root / cifar.base_folder, root / cifar.filename
-    files = {folder / name: md5 for name, md5 in (*cifar.train_list, *cifar.test_list)}
-    try:
-        missing = [path for path in files if not path.exists()]
-        if missing and archive.exists():
-            files = {archive: cifar.tgz_md5}
-        for path, md5 in files.items():
-            if path.exists() and not check_md5(path, md5):
-                raise RunError(f"{path} is damaged (its md5 is not {md5}): delete it and get it again")
-    except OSError as error:
-        raise RunError(f"dataset.root={root} can't be read: {error.strerror} ({error.filename})") from error
-    if missing and not download and not archive.exists():
-        raise RunError(
-            f"CIFAR-10 is not in dataset.root={root} ({missing[0].relative_to(root)} is missing) and "
-            "dataset.download=false; put the official files there, or set dataset.root or MNET_DATA to where you "
-            "have them"
-        )
-    return not missing
+    train, test = read_cifar10(Path(config.root).expanduser(), config.download)
+    return ImageData(*train, *test, CIFAR10_CLASSES)
 
 
 def _digits(config: DatasetConfig, seed: int) -> ImageData:

@@ -14,11 +14,11 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     """The optimiser of `config` over the trainable parameters of `model`, fused where torch can."""
     groups = parameter_groups(model, config)
     if isinstance(config, SgdConfig):
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     if isinstance(config, RmspropConfig):
         return TFRMSprop(groups, config.lr, config.alpha, config.eps, config.momentum)
     assert isinstance(config, AdamConfig)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    kind = {"adam": Adam, "adamw": AdamW}[config.name]
     return kind(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps, fused=True)
 
 
@@ -60,7 +60,28 @@ def penalised_weights(model: nn.Module) -> list[Tensor]:
     return [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
 
-class TFRMSprop(torch.optim.Optimizer):
+class Eager(torch.optim.Optimizer):
+    """An optimiser that is never compiled: torch's own import its compiler at their first call, which takes 2 s."""
+
+    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+    state_dict = torch.optim.Optimizer.state_dict.__wrapped__  # type: ignore[attr-defined]
+    load_state_dict = torch.optim.Optimizer.load_state_dict.__wrapped__  # type: ignore[attr-defined]
+    zero_grad = torch.optim.Optimizer.zero_grad.__wrapped__  # type: ignore[attr-defined]
+
+
+class SGD(Eager, torch.optim.SGD):
+    step = torch.no_grad()(torch.optim.SGD.step.__wrapped__)  # type: ignore[attr-defined]
+
+
+class Adam(Eager, torch.optim.Adam):
+    step = torch.no_grad()(torch.optim.Adam.step.__wrapped__)  # type: ignore[attr-defined]
+
+
+class AdamW(Eager, torch.optim.AdamW):
+    step = torch.no_grad()(torch.optim.Adam.step.__wrapped__)  # type: ignore[attr-defined]
+
+
+class TFRMSprop(Eager):
     """RMSprop as TensorFlow computes it, which the MobileNet papers' rates and epsilon are for.
 
     Differs from torch.optim.RMSprop in three places: epsilon is inside the square root, the mean square
