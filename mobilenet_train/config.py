@@ -179,6 +179,13 @@ class AdamConfig(OptimConfig):
 
 
 @dataclass
+class MuonConfig(OptimConfig):
+    momentum: float = MISSING
+    sgd_lr: float = MISSING
+    sgd_momentum: float = MISSING
+
+
+@dataclass
 class DeviceConfig:
     name: str = MISSING
     threads: int | None = MISSING
@@ -271,7 +278,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "custom": CustomDatasetConfig,
     },
     "augment": dict.fromkeys(("none", "basic", "shift", "standard", "strong"), AugmentConfig),
-    "optim": {"sgd": SgdConfig, "rmsprop": RmspropConfig, "adam": AdamConfig, "adamw": AdamConfig},
+    "optim": {"sgd": SgdConfig, "rmsprop": RmspropConfig, "adam": AdamConfig, "adamw": AdamConfig, "muon": MuonConfig},
     "device": {"auto": DeviceConfig, "cpu": DeviceConfig, "cuda": DeviceConfig},
 }
 
@@ -391,11 +398,6 @@ def check(config: TrainConfig) -> None:
             f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model=custom does not say "
             "which part that is; leave it at 1"
         )
-    if config.progressive.start is not None and config.epochs is None:
-        raise ConfigError(
-            f"progressive.start={config.progressive.start} needs a number of epochs to grow over, and budget="
-            f"{config.budget} leaves it open: add epochs=..."
-        )
     if config.device.name == "cpu" and config.device.precision in ("bf16", "fp16"):
         raise ConfigError(
             f"device.precision={config.device.precision} needs a CUDA device, and device=cpu was asked for; "
@@ -455,7 +457,7 @@ def check_effect(config: TrainConfig, typed: list[str]) -> None:
         ),
         "progressive.full_from": (
             config.progressive.start is not None,
-            "progressive.start=null; give the first epoch's resolution",
+            "progressive.start=null; give the resolution at first",
         ),
     }
     for key in typed:
@@ -520,7 +522,7 @@ def _run_rules(c: TrainConfig) -> list[Rule]:
             "progressive.full_from",
             c.progressive.full_from,
             0 < c.progressive.full_from <= 1,
-            "a share of the epochs, 0 < full_from <= 1",
+            "a share of the run, 0 < full_from <= 1",
         ),
         (
             "checkpoint.every_minutes",
@@ -662,11 +664,15 @@ def _optim_rules(o: OptimConfig) -> list[Rule]:
         ("optim.schedule.every_epochs", s.every_epochs, s.every_epochs > 0, "a number of epochs above 0"),
         ("optim.schedule.factor", s.factor, 0 < s.factor <= 1, "0 < factor <= 1"),
     ]
-    if isinstance(o, SgdConfig | RmspropConfig):
+    if isinstance(o, SgdConfig | RmspropConfig | MuonConfig):
         rules.append(("optim.momentum", o.momentum, 0 <= o.momentum < 1, "0 <= momentum < 1"))
     if isinstance(o, SgdConfig):
         ok = not o.nesterov or o.momentum > 0
         rules.append(("optim.nesterov", o.nesterov, ok, "Nesterov needs optim.momentum above 0"))
+    if isinstance(o, MuonConfig):
+        rules.append(("optim.sgd_lr", o.sgd_lr, 0 < o.sgd_lr <= 1000, "a number above 0, at most 1000"))
+        ok = 0 < o.sgd_momentum < 1
+        rules.append(("optim.sgd_momentum", o.sgd_momentum, ok, "0 < sgd_momentum < 1"))
     if isinstance(o, RmspropConfig):
         rules.append(("optim.alpha", o.alpha, 0 <= o.alpha < 1, "0 <= alpha < 1"))
     if isinstance(o, AdamConfig):

@@ -1,7 +1,6 @@
 """From a checked configuration to everything a run needs before its first step. Nothing is written."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -15,13 +14,13 @@ from mobilenet_train.data.sources import load
 from mobilenet_train.distributed import join, local_first, replicate, share_dropout
 from mobilenet_train.models import Cost, MobileNet, count_costs
 from mobilenet_train.models.build import build_model
+from mobilenet_train.models.strides import PUBLISHED_STRIDE
 from mobilenet_train.runtime import Runtime, prepare
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import Batches
 from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.plan import Plan, make_plan
 from mobilenet_train.training.pretrained import freeze, start_from
-from mobilenet_train.training.schedule import resolution
 from mobilenet_train.training.state import TrainState, new_sums
 
 
@@ -56,7 +55,6 @@ def prepare_run(config: TrainConfig, listener: Listener = SILENT, starts: bool =
     dataset = for_evaluation(local_first(ranks, lambda: load(config.dataset, config.seed, listener)), config)
     dataset = dataset.to(runtime.device)
     weights = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None
-    plan = make_plan(config, runtime, len(dataset.train), weights)
     model = build_model(config, len(dataset.class_names))
     origin = None
     if isinstance(config.model, NetworkConfig):
@@ -64,6 +62,8 @@ def prepare_run(config: TrainConfig, listener: Listener = SILENT, starts: bool =
         if config.model.weights is not None and starts:
             origin = start_from(model, config.model.name, config.model.weights, dataset.class_names)
         freeze(model, config.model.freeze)
+    divisor = model.stride_plan.total if isinstance(model, MobileNet) else PUBLISHED_STRIDE
+    plan = make_plan(config, runtime, len(dataset.train), divisor, weights)
     cost = count_costs(model, config.dataset.resolution)
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     share_dropout(model, ranks, config.batch_size)
@@ -101,9 +101,7 @@ def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Bat
             config.seed,
             layout,
             classes=len(dataset.class_names),
-            resolution_of=partial(
-                resolution, epochs=config.epochs or 0, full=config.dataset.resolution, progressive=config.progressive
-            ),
+            resolution=config.dataset.resolution,
             ranks=ranks,
             balanced=config.balance == "sampling",
         ),

@@ -25,12 +25,12 @@ from mobilenet_train.cli.resume import is_free, typed_keys
 from mobilenet_train.config import TrainConfig, budget_seconds, leaves
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.models import kernels
+from mobilenet_train.models.strides import PUBLISHED_STRIDE
 from mobilenet_train.run_folder import read_overrides
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.tracking import RunDescription, write_summary
 from mobilenet_train.training.budget import CLOSING_SECONDS, affordable_updates, measure_pace
 from mobilenet_train.training.plan import UNLIMITED
-from mobilenet_train.training.schedule import RESOLUTION_STEP
 
 PREVIEW_IMAGES = 64
 TORCHVISION = version("torchvision")  # from its metadata: importing it takes seconds
@@ -63,6 +63,9 @@ def describe(prepared: Prepared, console: Console) -> None:
     length = f"{plan.epochs(plan.updates)} epochs, {plan.updates:,} updates" if plan.updates < UNLIMITED else "updates"
     limit = f"{config.budget} or " if config.budget else ""
     table.add_row("training", f"{limit}{length} of {images_per_update(config)} images")
+    if config.progressive.start is not None:
+        sides = " -> ".join(f"{side}x{side}" for side in plan.resolutions)
+        table.add_row("resolution", f"{sides}, the last from {config.progressive.full_from:.0%} on")
     table.add_row(
         "optimiser",
         f"{optim.name}, rate {optim.lr:g}, {optim.schedule.decay} after {optim.schedule.warmup:.0%} warm-up",
@@ -73,11 +76,11 @@ def describe(prepared: Prepared, console: Console) -> None:
     table.add_row("device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}{slower}")
     with suppress(OSError, SystemExit):
         console.print(table)
-    if stride_plan is not None and stride_plan.dropped == 0 and resolution % RESOLUTION_STEP != 0:
-        nearest = RESOLUTION_STEP * max(1, round(resolution / RESOLUTION_STEP))
+    if stride_plan is not None and stride_plan.dropped == 0 and resolution % PUBLISHED_STRIDE != 0:
+        nearest = PUBLISHED_STRIDE * max(1, round(resolution / PUBLISHED_STRIDE))
         say(
             console,
-            f"dataset.resolution={resolution} is no multiple of {RESOLUTION_STEP}, by which the network divides it: "
+            f"dataset.resolution={resolution} is no multiple of {PUBLISHED_STRIDE}, by which the network divides it: "
             f"{nearest} makes better use of the same time (the papers use 224, 192, 160, 128)",
             kind="warning",
         )
@@ -105,19 +108,18 @@ def class_counts(data: Dataset) -> str:
 def estimate(prepared: Prepared, console: Console) -> None:
     """Times a few real updates and one evaluation batch, and prints what the whole run would take."""
     plan, batches, config = prepared.plan, prepared.batches, prepared.config
-    if config.progressive.start is not None:  # the last epochs are the slow ones: a bound for all
-        prepared.state.epoch = plan.epochs(plan.updates) - 1
     pace = measure_pace(prepared.state, batches.train, batches.test, plan)
     updates = plan.updates
     if config.budget is not None:
         left = budget_seconds(config.budget) - CLOSING_SECONDS
-        updates = affordable_updates(0, left, pace, plan.updates_per_epoch, plan.updates)
+        updates = affordable_updates(0, left, pace, plan)
     epochs = plan.epochs(updates)
-    total = updates * pace.update + epochs * pace.epoch_end
+    training = pace.seconds(plan, 0, updates)
+    total = training + epochs * pace.epoch_end
     say(
         console,
-        f"dry run: about {images_per_update(config) / pace.update:.0f} images/s, "
-        f"{plan.updates_per_epoch * pace.update + pace.epoch_end:.0f} s an epoch, "
+        f"dry run: about {updates * images_per_update(config) / training:.0f} images/s, "
+        f"{plan.updates_per_epoch * training / updates + pace.epoch_end:.0f} s an epoch, "
         f"{total / 60:.1f} minutes for {updates:,} updates; no run folder was made",
     )
 

@@ -30,11 +30,11 @@ class TrainBatches:
         seed: int,
         layout: torch.memory_format,
         classes: int,
-        resolution_of: Callable[[int], int],
+        resolution: int,
         ranks: Ranks = ALONE,
         balanced: bool = False,
     ) -> None:
-        """`resolution_of` says at which resolution the network sees an epoch."""
+        """`resolution` is the side of what the network sees, in pixels."""
         self.split = split
         stored = split.images
         # images in memory are padded here, once; stored ones as they are fetched
@@ -47,19 +47,21 @@ class TrainBatches:
         self.rows = ranks.rows(batch_size)
         self.seed = seed
         self.classes = classes
-        self.resolution_of = resolution_of
+        self.resolution = resolution
         self.prepare = Prepare(preprocessing, split.labels.device, layout)
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; each depends on (seed, epoch, its samples) only."""
+    def epoch(self, epoch: int, start: int = 0, resolution: Callable[[], int] | None = None) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; each depends on (seed, epoch, its samples) only.
+
+        `resolution`, asked before each batch, takes the place of the usual one.
+        """
         policy = self.policy
         draws = augment.draw(len(self.labels), self.seed, epoch, policy.crop_padding, policy.flip)
         draws = draws.to(self.labels.device)
         chances = policies.draw(len(self.labels), self.seed, epoch, policy).to(self.labels.device)
-        resolution = self.resolution_of(epoch)
         if policy.cutout:
             holes = augment.draw_cutout(len(self.labels), self.seed, epoch, *self.size).to(self.labels.device)
         order = draws.order
@@ -73,7 +75,8 @@ class TrainBatches:
                 images = augment.mirror(images, draws.flip[samples])
             if policy.cutout:
                 images = augment.cut_out(images, holes[samples], policy.cutout, self.prepare.mean_colour)
-            inputs, targets = self._finish(images, self.labels[samples], chances.of(samples), resolution)
+            side = resolution() if resolution else self.resolution
+            inputs, targets = self._finish(images, self.labels[samples], chances.of(samples), side)
             yield (inputs[self.rows], targets[self.rows]) if mixes else (inputs, targets)
 
     def _windows(self, batches: Sequence[Tensor], draws: augment.Draws) -> Iterator[Tensor]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 
+PUBLISHED_STRIDE = 32  # pixels: the papers' networks halve the image five times
 SMALLEST_PUBLISHED_RESOLUTION = 96  # from here up "auto" keeps the published strides
 SMALLEST_FINAL_MAP = 4  # below it "auto" drops strides until the final map is at least this wide
 
@@ -15,6 +16,11 @@ class StridePlan:
     dropped: int  # stride-2 layers turned to stride 1, the earliest first
     strides: tuple[int, ...]  # of the first convolution and of each block, in order
     final_map: int  # side of the last feature map in pixels, at the resolution the plan was made for
+
+    @property
+    def total(self) -> int:
+        """What the network divides the side of an image by."""
+        return prod(self.strides)
 
 
 def plan_strides(published: Sequence[int], resolution: int, choice: str | int) -> StridePlan:

@@ -69,7 +69,7 @@ def _seconds(prepared: "Prepared") -> float:
     few = replace(config, batch_size=size, eval=replace(config.eval, batch_size=size))
     batches = make_batches(few, prepared.dataset, prepared.runtime)
     pace = measure_pace(prepared.state, batches.train, batches.test, plan)
-    whole = plan.updates * pace.update * config.batch_size / size + plan.epochs(plan.updates) * pace.epoch_end
+    whole = pace.seconds(plan, 0, plan.updates) * config.batch_size / size + plan.epochs(plan.updates) * pace.epoch_end
     return whole if config.budget is None else min(whole, budget_seconds(config.budget))
 
 

@@ -4,7 +4,7 @@ import copy
 import statistics
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -25,36 +25,55 @@ MEASURED_UPDATES = 6  # on a copy of the state; the first two warm up
 class Pace:
     """Seconds of one update, and seconds between the last update of an epoch and the first of the next."""
 
-    update: float
+    updates: Mapping[int, float]  # by resolution
     epoch_end: float
+
+    def seconds(self, plan: Plan, first: int, updates: int) -> float:
+        """Of the updates from number `first` to the end of a run of `updates`, without the ends of epochs."""
+        total = 0.0
+        for resolution, seconds in sorted(self.updates.items()):
+            left = range(first, updates)
+            done = bisect_right(left, resolution, key=lambda update: plan.resolution(update, updates))
+            total += done * seconds
+            first += done
+        return total
+
+    def times(self, factor: float) -> "Pace":
+        """The same with slower updates."""
+        return replace(self, updates={resolution: factor * seconds for resolution, seconds in self.updates.items()})
 
 
 def measure_pace(state: TrainState, train: TrainBatches, test: EvalBatches, plan: Plan) -> Pace:
     """Times a few updates on real batches and one batch of evaluation, on a copy of `state`."""
     state = copy.deepcopy(state)
-    stream = train.epoch(state.epoch)
+    updates = {resolution: _seconds_of_update(state, train, plan, resolution) for resolution in plan.resolutions}
+    began = time.perf_counter()
+    evaluate(state.model, [next(iter(test))], plan.runtime, lambda: False)
+    return Pace(updates, (time.perf_counter() - began) * len(test))
+
+
+def _seconds_of_update(state: TrainState, train: TrainBatches, plan: Plan, resolution: int) -> float:
+    stream = train.epoch(state.epoch, resolution=lambda: resolution)
     seconds: list[float] = []
     while len(seconds) < MEASURED_UPDATES and (group := list(islice(stream, plan.config.optim.accumulate))):
         began = time.perf_counter()
         train_update(state, group, plan)
         state.sums.score()  # waits for the device
         seconds.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    evaluate(state.model, [next(iter(test))], plan.runtime, lambda: False)
-    return Pace(statistics.median(seconds[2:] or seconds), (time.perf_counter() - began) * len(test))
+    return statistics.median(seconds[2:] or seconds)
 
 
-def affordable_updates(step: int, seconds: float, pace: Pace, updates_per_epoch: int, most: int) -> int:
-    """The updates of the whole run, at most `most` and at least one, if `seconds` are left after `step` of them.
+def affordable_updates(step: int, seconds: float, pace: Pace, plan: Plan) -> int:
+    """The updates of the whole run, at most the plan's and at least one, if `seconds` are left after `step` of them.
 
     The time of a plan is that of its updates and of an epoch's end for every epoch begun.
     """
 
     def time_to(updates: int) -> float:
-        epoch_ends = -(-updates // updates_per_epoch) - step // updates_per_epoch
-        return (updates - step) * pace.update + epoch_ends * pace.epoch_end
+        epoch_ends = -(-updates // plan.updates_per_epoch) - step // plan.updates_per_epoch
+        return pace.seconds(plan, step, updates) + epoch_ends * pace.epoch_end
 
-    upper = min(most, step + 1 + int(max(0.0, seconds) / pace.update))
+    upper = min(plan.updates, step + 1 + int(max(0.0, seconds) / min(pace.updates.values())))
     return max(1, step + bisect_right(range(step + 1, upper + 1), seconds, key=time_to))
 
 
@@ -81,7 +100,10 @@ class Budget:
         state.elapsed = self._clock() - self._began
         if self._next_plan <= state.step < state.updates:
             step, at = self._mark
-            self._pace = replace(self._pace, update=(self._clock() - at) / (state.step - step))
+            expected = self._pace.seconds(self._plan, step, state.updates) - self._pace.seconds(
+                self._plan, state.step, state.updates
+            )
+            self._pace = self._pace.times((self._clock() - at) / expected)
             self._plan_again(state)
 
     def epoch_trained(self) -> None:
@@ -99,7 +121,6 @@ class Budget:
         self._mark = (state.step, self._clock())
         state.elapsed = self._clock() - self._began
         left = self.seconds - state.elapsed - CLOSING_SECONDS
-        most = self._plan.updates
-        plan = partial(affordable_updates, state.step, left, self._pace, self._plan.updates_per_epoch, most)
+        plan = partial(affordable_updates, state.step, left, self._pace, self._plan)
         state.updates = from_first(self._plan.runtime.ranks, plan)  # the ranks' clocks differ
         self._next_plan = state.step + max(FEWEST_UPDATES, (state.updates - state.step) // 4)

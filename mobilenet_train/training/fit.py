@@ -66,7 +66,7 @@ def train_epoch(
 ) -> Iterator[Event]:
     """The rest of the current epoch, from batch `state.batch` on."""
     saved_at = time.monotonic()
-    stream = data.epoch(state.epoch, start=state.batch)
+    stream = data.epoch(state.epoch, state.batch, lambda: plan.resolution(state.step, state.updates))
     clock = time.perf_counter()
     while state.step < state.updates and (group := list(islice(stream, plan.config.optim.accumulate))):
         train_update(state, group, plan)

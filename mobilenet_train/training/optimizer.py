@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobilenet_train.config import AdamConfig, OptimConfig, RmspropConfig, SgdConfig
+from mobilenet_train.config import AdamConfig, MuonConfig, OptimConfig, RmspropConfig, SgdConfig
 from mobilenet_train.models import MobileNet
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser of `config` over the trainable parameters of `model`, fused where torch can."""
     groups = parameter_groups(model, config)
+    if isinstance(config, MuonConfig):
+        return Muon(groups, config.sgd_lr, config.sgd_momentum, config.momentum)
     if isinstance(config, SgdConfig):
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     if isinstance(config, RmspropConfig):
@@ -25,28 +27,37 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Parameters with weight decay, and those without (norms, biases, perhaps depthwise kernels).
 
-    With optim.backbone_lr other than 1, two groups each for the classifier and the rest; `rate_share` is a group's
-    share of the rate.
+    With optim.backbone_lr other than 1, groups of their own for the classifier and the rest; `rate_share` is a
+    group's share of the rate. For Muon, pointwise kernels come in groups with `matrices` set.
     """
     depthwise = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
+    pointwise = pointwise_kernels(model) if isinstance(config, MuonConfig) else set()
+    head = head_parameters(model) if config.backbone_lr != 1 else set()
+    sgd_share = config.sgd_lr / config.lr if isinstance(config, MuonConfig) else 1.0
 
-    def decayed(parameter: Tensor) -> bool:
-        if parameter.ndim <= 1:
-            return config.decay_norm_and_bias
-        return config.decay_depthwise or id(parameter) not in depthwise
+    def settings(parameter: Tensor) -> tuple[float, float, bool]:
+        """Weight decay, share of the rate, and whether it is one of Muon's matrices."""
+        share = config.backbone_lr if head and id(parameter) not in head else 1.0
+        if id(parameter) in pointwise:
+            return 0.0, share, True
+        spared = parameter.ndim <= 1 and not config.decay_norm_and_bias
+        spared |= id(parameter) in depthwise and not config.decay_depthwise
+        return 0.0 if spared else config.weight_decay, share * sgd_share, False
 
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    parts = [(1.0, trainable)]
-    if config.backbone_lr != 1:
-        head = head_parameters(model)
-        backbone = [p for p in trainable if id(p) not in head]
-        parts = [(config.backbone_lr, backbone), (1.0, [p for p in trainable if id(p) in head])]
-    groups = [
-        {"params": [p for p in part if decayed(p) == decays], "weight_decay": decay, "rate_share": share}
-        for share, part in parts
-        for decays, decay in ((True, config.weight_decay), (False, 0.0))
+    groups: dict[tuple[float, float, bool], list[Tensor]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(settings(parameter), []).append(parameter)
+    return [
+        {"params": params, "weight_decay": decay, "rate_share": share, "matrices": matrices}
+        for (decay, share, matrices), params in groups.items()
     ]
-    return [group for group in groups if group["params"]]
+
+
+def pointwise_kernels(model: nn.Module) -> set[int]:
+    """The ids of the 1x1 convolutions' kernels that batch-norm follows, which is to say those without a bias."""
+    layers = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))
+    return {id(layer.weight) for layer in layers if layer.groups == 1 and layer.bias is None}
 
 
 def head_parameters(model: nn.Module) -> set[int]:
@@ -79,6 +90,56 @@ class Adam(Eager, torch.optim.Adam):
 
 class AdamW(Eager, torch.optim.AdamW):
     step = torch.no_grad()(torch.optim.Adam.step.__wrapped__)  # type: ignore[attr-defined]
+
+
+class Muon(Eager, torch.optim.SGD):
+    """Momentum made orthogonal for pointwise kernels (Muon, Jordan et al. 2024), SGD with Nesterov for all others.
+
+    A kernel (out, in, 1, 1) is a matrix; its update is the nearest matrix that turns all directions by the same
+    amount. Batch-norm follows these kernels and takes out their length, so the length is held and the rate is the
+    length of an update as a share of it. torch.optim.Muon takes matrices only and computes in bfloat16, which few
+    CPUs have.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, sgd_momentum: float, momentum: float) -> None:
+        super().__init__(groups, lr=lr, momentum=sgd_momentum, nesterov=True, foreach=True)
+        self.matrix_momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            if group["matrices"]:
+                for kernel in group["params"]:
+                    if kernel.grad is not None:
+                        self._turn(kernel, group["lr"])
+                        kernel.grad = None  # so that SGD leaves it alone
+        torch.optim.SGD.step.__wrapped__(self)  # type: ignore[attr-defined]
+
+    def _turn(self, kernel: Tensor, rate: float) -> None:
+        state = self.state[kernel]
+        if not state:
+            state["velocity"] = torch.zeros_like(kernel)
+            state["length"] = kernel.norm()
+        velocity = state["velocity"].mul_(self.matrix_momentum).add_(kernel.grad)
+        ahead = kernel.grad.add(velocity, alpha=self.matrix_momentum)
+        direction = orthogonalised(ahead.flatten(1)).view_as(kernel)
+        kernel.mul_(state["length"] / kernel.norm())
+        kernel.sub_(direction * (state["length"] / direction.norm()), alpha=rate)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The matrix (m, n) with its singular values brought near 1, by five Newton-Schulz steps.
+
+    The coefficients are Jordan's (https://kellerjordan.github.io/posts/muon): singular values end in about 0.7 to 1.2.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        square = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(square, square, square, beta=b, alpha=c), wide, beta=a)
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
 
 
 class TFRMSprop(Eager):

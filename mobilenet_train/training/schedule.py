@@ -1,10 +1,8 @@
-"""The learning rate as a pure function of the update, the resolution as one of the epoch: nothing to resume."""
+"""The learning rate and the resolution as pure functions of the update: nothing to resume."""
 
 import math
 
 from mobilenet_train.config import ProgressiveConfig, ScheduleConfig
-
-RESOLUTION_STEP = 32  # pixels: the papers' networks halve the image five times
 
 
 def learning_rate(update: int, total: int, updates_per_epoch: float, peak: float, schedule: ScheduleConfig) -> float:
@@ -29,9 +27,13 @@ def learning_rate(update: int, total: int, updates_per_epoch: float, peak: float
     return peak * schedule.factor**periods
 
 
-def resolution(epoch: int, epochs: int, full: int, progressive: ProgressiveConfig) -> int:
-    """Pixels the network sees in `epoch` (from 0) of `epochs`: from `progressive.start` to `full`, in steps of 32."""
-    if progressive.start is None or epoch >= progressive.full_from * epochs:
+def resolution(update: int, total: int, full: int, divisor: int, progressive: ProgressiveConfig) -> int:
+    """Pixels that the network sees in update number `update` of `total`: from `progressive.start` to `full`.
+
+    Grows in steps of `divisor`, by which the network divides the side of an image, so that no map loses a part.
+    """
+    reached = progressive.full_from * total
+    if progressive.start is None or update >= reached:
         return full
-    grown = (full - progressive.start) * epoch / (progressive.full_from * epochs)
-    return progressive.start + int(grown / RESOLUTION_STEP) * RESOLUTION_STEP
+    grown = (full - progressive.start) * update / reached
+    return progressive.start + int(grown / divisor) * divisor

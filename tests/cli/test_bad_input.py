@@ -190,7 +190,6 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "dataset.crop_ratio", 0.0, "0 < dataset.crop_ratio <= 1"),
     ("", "eval.resolution", 7, "from 8 to 4096"),
     ("", "progressive.start", 64, "from 8 to dataset.resolution=32"),
-    ("epochs=null budget=10m", "progressive.start", 16, "epochs"),
     ("", "progressive.full_from", 0.0, "0 < full_from <= 1"),
     ("", "optim.lr", 0.0, "above 0, at most 1000"),
     ("", "optim.lr", 1001.0, "above 0, at most 1000"),

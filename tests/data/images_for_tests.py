@@ -45,7 +45,7 @@ def train_batches(
         seed,
         torch.contiguous_format,
         classes=len(split),
-        resolution_of=lambda _: PLAIN.resolution,
+        resolution=PLAIN.resolution,
         balanced=balanced,
     )
 

@@ -154,10 +154,11 @@ def test_strong_augmentation_is_the_same_from_any_start_and_in_batches_of_anothe
     torch.testing.assert_close(whole[0][6:], parts[0], rtol=0, atol=1e-5)  # products of matrices differ by rounding
 
 
-def test_an_epoch_has_the_resolution_that_was_planned_for_it() -> None:
+def test_every_batch_has_the_resolution_that_is_asked_for_right_then() -> None:
     batches = train_batches(numbered(16), replace(NOTHING, resized_crop=[0.3, 1.0]))
-    batches.resolution_of = [8, 20].__getitem__
-    assert [next(batches.epoch(epoch))[0].shape[2:] for epoch in (0, 1)] == [(8, 8), (20, 20)]
+    sizes = iter([8, 20])
+    shown = [images.shape[2:] for images, _ in batches.epoch(0, resolution=lambda: next(sizes))]
+    assert shown == [(8, 8), (20, 20)]
 
 
 def test_evaluation_sees_the_centre_at_its_own_resolution() -> None:

@@ -5,7 +5,13 @@ import torch
 from conftest import configure
 
 from mobilenet_train.models import mobilenet_v3_small
-from mobilenet_train.training.optimizer import TFRMSprop, build_optimizer, parameter_groups, penalised_weights
+from mobilenet_train.training.optimizer import (
+    TFRMSprop,
+    build_optimizer,
+    orthogonalised,
+    parameter_groups,
+    penalised_weights,
+)
 
 
 def test_tf_rmsprop_follows_tensorflows_formula() -> None:
@@ -61,6 +67,50 @@ def test_every_optimiser_lowers_a_quadratic(name: str, kind: str) -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("shape", [(96, 16), (16, 96)])
+def test_an_orthogonalised_matrix_keeps_its_directions_and_has_singular_values_near_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = left.T @ orthogonalised(matrix) @ right.T  # diagonal if the directions are kept
+    assert torch.allclose(turned, torch.diag(turned.diagonal()), atol=1e-8)
+    assert values.max() / values.min() > 2
+    assert turned.diagonal().min() > 0.6
+    assert turned.diagonal().max() < 1.25
+
+
+def test_muon_turns_pointwise_kernels_by_its_rate_and_leaves_the_rest_to_sgd() -> None:
+    torch.manual_seed(0)
+    model = mobilenet_v3_small(num_classes=10, resolution=32)
+    config = configure("optim=muon", "optim.lr=0.1", "optim.sgd_lr=0.2", "optim.weight_decay=0").optim
+    optimizer = build_optimizer(model, config)
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * group["rate_share"]
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model(torch.randn(4, 3, 32, 32)).square().mean().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    optimizer.step()
+    turned = []
+    for name, parameter in model.named_parameters():
+        moved = parameter.detach() - before[name]
+        if parameter.ndim == 4 and parameter.shape[2:] == (1, 1) and "fc" not in name:
+            assert moved.norm().item() == pytest.approx(0.1 * before[name].norm().item(), rel=1e-4)
+            turned.append(name)
+        else:  # SGD with Nesterov's first step: (1 + momentum) times the gradient
+            assert torch.allclose(moved, -0.2 * 1.9 * gradients[name], atol=1e-6), name
+    assert len(turned) == 22
+
+
+def test_muon_holds_the_length_of_a_kernel() -> None:
+    layer = torch.nn.Conv2d(8, 4, 1, bias=False)
+    length = layer.weight.norm().item()
+    optimizer = build_optimizer(layer, configure("optim=muon").optim)
+    for _ in range(30):
+        layer(torch.ones(1, 8, 1, 1)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert layer.weight.norm().item() == pytest.approx(length, rel=0.01)
 
 
 def test_the_l1_penalty_is_on_convolutions_and_fully_connected_layers() -> None:

@@ -44,10 +44,19 @@ def test_constant_stays() -> None:
     assert set(rates("constant")) == {1.0}
 
 
-def test_a_progressive_resolution_grows_in_steps_of_32_and_is_full_for_the_rest() -> None:
-    sizes = [resolution(epoch, 8, 160, ProgressiveConfig(start=64, full_from=0.75)) for epoch in range(8)]
-    assert sizes == [64, 64, 96, 96, 128, 128, 160, 160]
+@pytest.mark.parametrize(
+    ("start", "full", "step", "sizes"),
+    [
+        (64, 160, 32, [64, 64, 96, 96, 128, 128, 160, 160]),
+        (16, 32, 8, [16, 16, 16, 24, 24, 24, 32, 32]),
+        (16, 32, 32, [16, 16, 16, 16, 16, 16, 32, 32]),
+    ],
+)
+def test_a_progressive_resolution_grows_in_steps_and_is_full_for_the_rest(
+    start: int, full: int, step: int, sizes: list[int]
+) -> None:
+    assert [resolution(epoch, 8, full, step, ProgressiveConfig(start, 0.75)) for epoch in range(8)] == sizes
 
 
 def test_without_a_start_every_epoch_has_the_full_resolution() -> None:
-    assert {resolution(epoch, 8, 160, ProgressiveConfig(start=None, full_from=0.75)) for epoch in range(8)} == {160}
+    assert {resolution(epoch, 8, 160, 32, ProgressiveConfig(start=None, full_from=0.75)) for epoch in range(8)} == {160}
