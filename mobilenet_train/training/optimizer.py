@@ -102,8 +102,8 @@ class Muon(Eager, torch.optim.SGD):
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, sgd_momentum: float, momentum: float) -> None:
+        groups = [group | {"momentum": momentum if group["matrices"] else sgd_momentum} for group in groups]
         super().__init__(groups, lr=lr, momentum=sgd_momentum, nesterov=True, foreach=True)
-        self.matrix_momentum = momentum
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -112,17 +112,17 @@ class Muon(Eager, torch.optim.SGD):
             if group["matrices"]:
                 for kernel in group["params"]:
                     if kernel.grad is not None:
-                        self._turn(kernel, group["lr"])
+                        self._turn(kernel, group["lr"], group["momentum"])
                         kernel.grad = None  # so that SGD leaves it alone
         torch.optim.SGD.step.__wrapped__(self)  # type: ignore[attr-defined]
 
-    def _turn(self, kernel: Tensor, rate: float) -> None:
+    def _turn(self, kernel: Tensor, rate: float, momentum: float) -> None:
         state = self.state[kernel]
         if not state:
             state["velocity"] = torch.zeros_like(kernel)
             state["length"] = kernel.norm()
-        velocity = state["velocity"].mul_(self.matrix_momentum).add_(kernel.grad)
-        ahead = kernel.grad.add(velocity, alpha=self.matrix_momentum)
+        velocity = state["velocity"].mul_(momentum).add_(kernel.grad)
+        ahead = kernel.grad.add(velocity, alpha=momentum)
         direction = orthogonalised(ahead.flatten(1)).view_as(kernel)
         kernel.mul_(state["length"] / kernel.norm())
         kernel.sub_(direction * (state["length"] / direction.norm()), alpha=rate)
