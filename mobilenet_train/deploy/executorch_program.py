@@ -31,7 +31,7 @@ def to_executorch(model: nn.Module, resolution: int, properties: Mapping[str, st
         exir = require("executorch.exir", "executorch")
         partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
         # a checkpoint's weights are channels-last, which its passes refuse
-        network = deepcopy(model).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network = deepcopy(model).eval().to(memory_format=torch.contiguous_format)
         images = torch.zeros(2, 3, resolution, resolution)
         lowered = exir.to_edge_transform_and_lower(
             _traced(suited_to_xnnpack(_traced(network, images)), images),
