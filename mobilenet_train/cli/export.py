@@ -1,6 +1,7 @@
 """`mnet-export`: a trained network for other runtimes, each file checked on the whole test set."""
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,17 +15,20 @@ from mobilenet_train.cli.tool import (
     new_table,
     print_json,
     tell_of_warning,
+    whole_number,
 )
-from mobilenet_train.errors import RunError
+from mobilenet_train.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
-    from mobilenet_train.deploy.export import DeployRow
+    from mobilenet_train.deploy.export import Checked, DeployRow
 
-FORMATS = ("onnx", "onnx-int8", "torchscript", "safetensors")
+FORMATS = ("onnx", "onnx-int8", "executorch", "torchscript", "safetensors")
+USUAL_QAT_EPOCHS = 3
 
 EXAMPLES = """\
   mnet-export outputs/RUN                                     RUN/export/model.onnx
   mnet-export outputs/RUN --to onnx,onnx-int8 --max-drop 0.5
+  mnet-export outputs/RUN --to onnx-int8 --qat-epochs 3        fine-tuned for int8 first
   mnet-export outputs/RUN --to safetensors --weights ema --out DIR
 """
 
@@ -43,6 +47,10 @@ def parser() -> Parser:
     made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")
     drop = "points of top-1 that an export may lose to fp32; default: 1"
     made.add_argument("--max-drop", type=points, default=1.0, metavar="POINTS", help=drop)
+    tuning = (
+        "fine-tune for int8 on the run's training images first, for so many epochs (quantisation-aware); default: 0"
+    )
+    made.add_argument("--qat-epochs", type=epochs, default=0, metavar="N", help=tuning)
     made.add_argument("--data", metavar="DIR", help="where the run's data set lies now (dataset.root)")
     made.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export")
     add_trust_argument(made)
@@ -60,16 +68,24 @@ def points(text: str) -> float:
     return number
 
 
+def epochs(text: str) -> int:
+    """A number from 0, for argparse."""
+    return 0 if text == "0" else whole_number(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.qat_epochs > 0 and "onnx-int8" not in arguments.to:
+        raise ConfigError(f"--qat-epochs {arguments.qat_epochs} has no effect: it is for --to onnx-int8")
     from mobilenet_train.deploy.evaluate import load_test_data
-    from mobilenet_train.deploy.export import export
+    from mobilenet_train.deploy.export import Source, export
     from mobilenet_train.deploy.loading import load_run
 
     trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
     tell_of_warning("mnet-export", trained)
     dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
     folder = arguments.out.expanduser() if arguments.out else trained.folder / "export"
-    rows = export(trained, dataset, arguments.to, folder, arguments.max_drop)
+    source = Source(trained, dataset, arguments.qat_epochs, tell)
+    rows = export(source, arguments.to, folder, arguments.max_drop)
     if arguments.json:
         print_json([as_dict(row, folder, arguments.max_drop) for row in rows])
     else:
@@ -77,8 +93,26 @@ def run(arguments: argparse.Namespace) -> int:
     lost = [row.checked for row in rows if row.checked.drop > arguments.max_drop]
     if lost:
         drops = ", ".join(f"{checked.format} loses {checked.drop:.2f} points" for checked in lost)
-        raise RunError(f"{drops} of top-1, --max-drop allows {arguments.max_drop:g}: not kept")
+        raise RunError(f"{drops} of top-1, --max-drop allows {arguments.max_drop:g}: not kept{advice(lost)}")
     return 0
+
+
+def tell(line: str) -> None:
+    print(f"mnet-export: {line}", file=sys.stderr)
+
+
+def advice(lost: "list[Checked]") -> str:
+    """What may make up for a loss by int8."""
+    for checked in lost:
+        if checked.format == "onnx-int8":
+            more = max(USUAL_QAT_EPOCHS, 2 * checked.qat_epochs)
+            return f"; --qat-epochs {more} fine-tunes the network for int8 first"
+    return ""
+
+
+def label(checked: "Checked") -> str:
+    tuned = f" after {checked.qat_epochs} epochs quantisation-aware" if checked.qat_epochs else ""
+    return f"{checked.format}{tuned}"
 
 
 def file_of(row: "DeployRow", folder: Path, max_drop: float) -> Path | None:
@@ -105,7 +139,7 @@ def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float) -> None:
     for row in rows:
         checked, timing = row.checked, row.timing
         table.add_row(
-            checked.format,
+            label(checked),
             f"{checked.bytes / 1e6:.2f}",
             f"{timing.median_ms:.2f}",
             f"{timing.p95_ms:.2f}",

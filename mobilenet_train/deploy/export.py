@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from torch import Tensor
 from mobilenet_train import __version__
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing, Split, stratified_sample
+from mobilenet_train.deploy.executorch_program import load_program, to_executorch
 from mobilenet_train.deploy.latency import Timing, measure
 from mobilenet_train.deploy.loading import TrainedRun
 from mobilenet_train.deploy.onnx_graph import fp32_operators, quantise, to_onnx
+from mobilenet_train.deploy.quantisation_aware import fine_tuned
 from mobilenet_train.deploy.runtimes import Logits, eager_logits, onnx_logits, onnx_session, require, timed
 from mobilenet_train.errors import RunError
 from mobilenet_train.tracking.files import writing
@@ -35,10 +37,15 @@ Properties = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a trained network, and the images to calibrate and check it with."""
+    """What is exported: a trained network, and the images to calibrate, fine-tune and check it with.
+
+    qat_epochs: epochs of quantisation-aware fine-tuning before int8; `tell` hears of each.
+    """
 
     run: TrainedRun
     dataset: Dataset
+    qat_epochs: int = 0
+    tell: Callable[[str], None] = lambda _: None
 
     @cached_property
     def onnx_graph(self) -> bytes:
@@ -65,6 +72,7 @@ class Checked:
     drop: float  # points below the network in PyTorch
     difference: float  # largest absolute difference of any logit of any test image
     fp32_operators: dict[str, int]  # of an int8 graph: the operators that compute in fp32, by kind
+    qat_epochs: int = 0  # of quantisation-aware fine-tuning
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,11 @@ def _write_onnx(source: Source) -> bytes:
 
 
 def _write_int8(source: Source) -> bytes:
-    return quantise(source.onnx_graph, calibration_batches(source.run, source.dataset.train))
+    run, graph = source.run, None
+    if source.qat_epochs > 0:
+        tuned = fine_tuned(run, source.dataset, source.qat_epochs, source.tell)
+        graph = to_onnx(tuned, run.preprocessing.resolution, properties(run))
+    return quantise(graph or source.onnx_graph, calibration_batches(run, source.dataset.train))
 
 
 def calibration_batches(run: TrainedRun, train: Split) -> Iterator[Tensor]:
@@ -146,9 +158,18 @@ def _load_safetensors(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
     return eager_logits(model, CPU), labels
 
 
+def _write_executorch(source: Source) -> bytes:
+    return to_executorch(source.run.model, source.run.preprocessing.resolution, properties(source.run))
+
+
+def _load_executorch(path: Path, _: TrainedRun) -> tuple[Logits, Properties]:
+    return load_program(path, threads=1)
+
+
 FORMATS = {
     "onnx": Format("model.onnx", _write_onnx, _load_onnx, lossless=True),
     "onnx-int8": Format("model.int8.onnx", _write_int8, _load_onnx, lossless=False),
+    "executorch": Format("model.pte", _write_executorch, _load_executorch, lossless=True),
     "torchscript": Format("model.torchscript.pt", _write_torchscript, _load_torchscript, lossless=True),
     "safetensors": Format("model.safetensors", _write_safetensors, _load_safetensors, lossless=True),
 }
@@ -157,7 +178,7 @@ FORMATS = {
 # --- writing, checking, measuring
 
 
-def export(run: TrainedRun, dataset: Dataset, formats: Sequence[str], folder: Path, max_drop: float) -> list[DeployRow]:
+def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float) -> list[DeployRow]:
     """Writes each format into `folder`, loads it there in its own runtime and checks it; all are timed together.
 
     Returns the deploy table, the network itself in PyTorch first. A file gets its name only if it has passed; one
@@ -166,8 +187,8 @@ def export(run: TrainedRun, dataset: Dataset, formats: Sequence[str], folder: Pa
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    run, dataset = source.run, source.dataset
     itself = eager_logits(deepcopy(run.model), CPU)
-    source = Source(run, dataset)
     reference = all_logits(itself, dataset.test, run.preprocessing)
     weights = sum(value.nbytes for value in run.model.state_dict().values())
     results = [Checked("pytorch", weights, top1(reference, dataset.test), 0.0, 0.0, {})]
@@ -179,6 +200,8 @@ def export(run: TrainedRun, dataset: Dataset, formats: Sequence[str], folder: Pa
             with writing(unchecked):
                 unchecked.write_bytes(FORMATS[name].write(source))
             checked, logits = check(name, unchecked, run, dataset.test, reference)
+            if name == "onnx-int8":
+                checked = replace(checked, qat_epochs=source.qat_epochs)
             if checked.drop <= max_drop:
                 unchecked.replace(path)
         finally:

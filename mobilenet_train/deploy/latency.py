@@ -63,7 +63,7 @@ def _timing(seconds: Sequence[float]) -> Timing:
 def describe_machine() -> str:
     """Processor, cores that this process may use, system and the versions that decide the speed, in one line."""
     parts = [f"{_processor()}, {usable_cores()} cores", f"{platform.system()} {platform.release()}"]
-    for package in ("torch", "onnxruntime"):
+    for package in ("torch", "onnxruntime", "executorch"):
         with suppress(importlib.metadata.PackageNotFoundError):
             parts.append(f"{package} {importlib.metadata.version(package)}")
     return ", ".join(parts)

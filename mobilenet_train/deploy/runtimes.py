@@ -14,12 +14,12 @@ from mobilenet_train.errors import RunError
 Logits = Callable[[Tensor], Tensor]  # (N, 3, R, R) fp32 -> (N, classes) fp32
 
 
-def require(package: str) -> Any:
-    """A module of the extra `export`. Raises RunError that says so if it is not installed."""
+def require(package: str, extra: str = "export") -> Any:
+    """A module of an extra. Raises RunError that says so if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise RunError(f"this needs {package}, which is not installed: pip install 'mnet-train[export]'") from error
+        raise RunError(f"this needs {package}, which is not installed: pip install 'mnet-train[{extra}]'") from error
 
 
 def eager_logits(model: nn.Module, device: torch.device) -> Logits:
