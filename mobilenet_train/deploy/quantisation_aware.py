@@ -13,6 +13,7 @@ from mobilenet_train.config import TrainConfig
 from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.deploy.loading import TrainedRun
+from mobilenet_train.models.strides import PUBLISHED_STRIDE
 from mobilenet_train.runtime import prepare
 from mobilenet_train.training.plan import make_plan
 from mobilenet_train.training.step import training_loss
@@ -37,7 +38,7 @@ def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, tell: Callable[[s
     runtime = prepare(config.device)
     data = replace(dataset, preprocessing=run.preprocessing).to(runtime.device)
     weights = class_weights(data.train.labels, len(data.class_names)) if config.balance == "loss" else None
-    plan = make_plan(config, runtime, len(data.train), weights)
+    plan = make_plan(config, runtime, len(data.train), PUBLISHED_STRIDE, weights)
     batches = make_batches(config, data, runtime).train
     model = deepcopy(run.model).requires_grad_(True)
     model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]

@@ -112,17 +112,17 @@ class Muon(Eager, torch.optim.SGD):
             if group["matrices"]:
                 for kernel in group["params"]:
                     if kernel.grad is not None:
-                        self._turn(kernel, group["lr"], group["momentum"])
+                        self._turn(kernel, kernel.grad, group["lr"], group["momentum"])
                         kernel.grad = None  # so that SGD leaves it alone
         torch.optim.SGD.step.__wrapped__(self)  # type: ignore[attr-defined]
 
-    def _turn(self, kernel: Tensor, rate: float, momentum: float) -> None:
+    def _turn(self, kernel: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state = self.state[kernel]
         if not state:
             state["velocity"] = torch.zeros_like(kernel)
             state["length"] = kernel.norm()
-        velocity = state["velocity"].mul_(momentum).add_(kernel.grad)
-        ahead = kernel.grad.add(velocity, alpha=momentum)
+        velocity = state["velocity"].mul_(momentum).add_(gradient)
+        ahead = gradient.add(velocity, alpha=momentum)
         direction = orthogonalised(ahead.flatten(1)).view_as(kernel)
         kernel.mul_(state["length"] / kernel.norm())
         kernel.sub_(direction * (state["length"] / direction.norm()), alpha=rate)
