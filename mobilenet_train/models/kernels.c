@@ -46,10 +46,6 @@ INLINE float slope(enum activation kind, float z) {
     default: function(NONE, __VA_ARGS__);                      \
   }
 
-/* Blocks [begin, end) of rows, the last ones first: a pass before this one has left those in the cache. */
-#define FROM_THE_END(first, last)                                                                                     \
-  for (long end = last, begin; begin = end - BLOCK_ROWS > first ? end - BLOCK_ROWS : first, begin < end; end = begin)
-
 /* Narrow rows are taken several at a time, as one row of more columns, so that vectors are full. */
 static long rows_to_fold(long rows, long channels) {
   long fold = 1;
@@ -136,9 +132,7 @@ void norm_forward(const float *x, float *y, const float *weight, const float *bi
         offset[f * channels + c] = bias[c] - mean[c] * weight[c] * inverse_deviation[c];
       }
     }
-    FROM_THE_END(first, last) {
-      normalise(kind, x + begin * columns, y + begin * columns, scale, offset, end - begin, columns);
-    }
+    normalise(kind, x + first * columns, y + first * columns, scale, offset, last - first, columns);
   }
   free(moments);
   free(coefficients);
@@ -210,7 +204,7 @@ void norm_backward(const float *gradient, const float *x, const float *weight, c
 #pragma omp parallel num_threads(threads)
   {
     const long team = omp_get_num_threads(), me = omp_get_thread_num();
-    const long first = folded_rows * me / team, last = folded_rows * (me + 1) / team;
+    const long first = folded_rows * me / team, last = folded_rows * (me + 1) / team, start = first * columns;
     double *sum = sums + 2 * me * columns;
     add_gradient_sums(kind, gradient, x, k, sum, sum + columns, first, last, columns);
 #pragma omp barrier
@@ -225,10 +219,7 @@ void norm_backward(const float *gradient, const float *x, const float *weight, c
         k.tilt[f * channels + c] = (float)(-k.scale[c] * q / rows * inverse_deviation[c] * inverse_deviation[c]);
       }
     }
-    FROM_THE_END(first, last) {
-      const long start = begin * columns;
-      input_gradient(kind, gradient + start, x + start, grad_x + start, k, end - begin, columns);
-    }
+    input_gradient(kind, gradient + start, x + start, grad_x + start, k, last - first, columns);
   }
   free(sums);
   free(numbers);
