@@ -18,7 +18,7 @@ from mobilenet_train.runtime import prepare
 from mobilenet_train.training.plan import make_plan
 from mobilenet_train.training.step import training_loss
 
-PEAK_RATE = 0.01  # of SGD; falls to 0 by a cosine
+PEAK_RATE = 0.001  # of SGD; falls to 0 by a cosine
 MOMENTUM = 0.9
 CLIP_NORM = 1.0
 

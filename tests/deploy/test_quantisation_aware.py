@@ -58,9 +58,10 @@ class Spoiled:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_timings() -> Iterator[None]:
+def short_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
+        patch.setattr("mobilenet_train.deploy.quantisation_aware.PEAK_RATE", 0.01)  # for 60 updates in all
         yield
 
 
