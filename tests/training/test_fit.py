@@ -20,3 +20,15 @@ def test_an_epoch_is_handed_out_to_be_recorded_before_a_checkpoint_knows_of_it()
         if isinstance(event, EpochResult):
             recorded.append(event.epoch)
     assert (recorded, known) == ([0, 1], [1, 2])
+
+
+def test_the_network_sees_growing_pictures_and_is_tested_on_full_ones() -> None:
+    prepared = prepare_run(configure(*TINY, "dataset.resolution=32", "progressive.start=16", "epochs=2"))
+    plan, sides = prepared.plan, {True: [], False: []}
+    network = prepared.state.model
+    network.register_forward_pre_hook(lambda module, inputs: sides[module.training].append(inputs[0].shape[2]))
+    list(fit(prepared.state, prepared.batches, plan, save=lambda: None))
+    assert sides[True] == [plan.resolution(update, plan.updates) for update in range(plan.updates)]
+    assert sides[True][0] == 16
+    assert sides[True][-1] == 32
+    assert set(sides[False]) == {32}
