@@ -93,9 +93,14 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path,
     assert points(folder) == points(undisturbed)
 
 
-def test_accumulated_updates_resume_at_their_borders(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [("optim.accumulate=3",), ("optim=muon", "dataset.resolution=32", "progressive.start=16")],
+    ids=["accumulated updates", "Muon on growing pictures"],
+)
+def test_these_resume_too(options: tuple[str, ...], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run(whole, float("inf"), "optim.accumulate=3") == 0
-    run(parts, 1, "optim.accumulate=3")
-    assert run(parts, float("inf"), "optim.accumulate=3") == 0
+    assert run(whole, float("inf"), *options) == 0
+    assert run(parts, 1, *options) == 143
+    assert run(parts, float("inf"), *options) == 0
     assert weights(parts) == weights(whole)
