@@ -61,13 +61,12 @@ def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, tell: Callable[[s
 
 
 def _for_fine_tuning(run: TrainedRun) -> TrainConfig:
-    """The run's configuration at one resolution, in fp32, on whichever device there is."""
+    """The run's configuration at evaluation's resolution, in fp32, on whichever device there is."""
     config = run.config
     return replace(
         config,
         device=replace(config.device, name="auto", precision="fp32", compile=None, sync_batch_norm=False),
         dataset=replace(config.dataset, resolution=run.preprocessing.resolution),
-        progressive=replace(config.progressive, start=None),
     )
 
 

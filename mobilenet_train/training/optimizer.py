@@ -92,7 +92,7 @@ class AdamW(Eager, torch.optim.AdamW):
     step = torch.no_grad()(torch.optim.Adam.step.__wrapped__)  # type: ignore[attr-defined]
 
 
-class Muon(Eager, torch.optim.SGD):
+class Muon(SGD):
     """Momentum made orthogonal for pointwise kernels (Muon, Jordan et al. 2024), SGD with Nesterov for all others.
 
     A kernel (out, in, 1, 1) is a matrix; its update is the nearest matrix that turns all directions by the same
@@ -114,7 +114,7 @@ class Muon(Eager, torch.optim.SGD):
                     if kernel.grad is not None:
                         self._turn(kernel, kernel.grad, group["lr"], group["momentum"])
                         kernel.grad = None  # so that SGD leaves it alone
-        torch.optim.SGD.step.__wrapped__(self)  # type: ignore[attr-defined]
+        super().step()
 
     def _turn(self, kernel: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
         state = self.state[kernel]
