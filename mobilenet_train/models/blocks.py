@@ -1,10 +1,12 @@
 """The building blocks of the MobileNets; parameter names are torchvision's, so that its weights load."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilenet_train.models import kernels
-from mobilenet_train.models.layers import BatchNorm2d, DepthwiseConv2d
+from mobilenet_train.models.layers import BatchNorm2d, convolution_norm
 
 ACTIVATIONS: dict[str, type[nn.ReLU] | type[nn.ReLU6] | type[nn.Hardswish]] = {
     "relu": nn.ReLU,
@@ -51,9 +53,7 @@ class ConvNormActivation(nn.Sequential):
         activation: str | None,
         padding: str = "symmetric",
     ) -> None:
-        convolution = DepthwiseConv2d if groups == in_channels > 1 else nn.Conv2d
-        if padding == "tensorflow" and stride == 2:
-            convolution = TFConv2d
+        convolution = TFConv2d if padding == "tensorflow" and stride == 2 else nn.Conv2d
         layers: list[nn.Module] = [
             convolution(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
             BatchNorm2d(out_channels),
@@ -63,11 +63,10 @@ class ConvNormActivation(nn.Sequential):
             layers.append(ACTIVATIONS[activation](inplace=activation != "hard_swish"))
         super().__init__(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        convolution, norm, *activation = self
-        if isinstance(norm, BatchNorm2d):
-            return norm(convolution(x), *activation)
-        return super().forward(x)  # another norm was put in its place
+    def forward(self, x: Tensor, before: Sequence[nn.Module] = ()) -> Tensor:
+        """`before`: a norm and perhaps an activation that x has yet to go through."""
+        convolution, *after = self
+        return convolution_norm(x, before, convolution, after)
 
 
 class DepthwiseSeparable(nn.Module):
@@ -150,6 +149,25 @@ def bottleneck_layers(
     return layers
 
 
+class Bottleneck(nn.Sequential):
+    """The layers that `bottleneck_layers` lists, one after the other; the projection's may be listed one by one.
+
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *rest = self
+        convolution, *norm = first
+        if convolution.kernel_size == (1, 1):  # the expansion, whose norm goes with the depthwise convolution
+            depthwise, *rest = rest
+            x = depthwise(convolution(x), norm)
+        else:
+            x = first(x)
+        for layer in rest:
+            x = layer(x)
+        return x
+
+
 class InvertedResidualV2(nn.Module):
     """MobileNetV2's inverted residual with linear bottleneck; the shortcut is there wherever shapes agree.
 
@@ -167,7 +185,7 @@ class InvertedResidualV2(nn.Module):
             squeeze_excite=False,
             activation=activation,
         )
-        self.conv = nn.Sequential(*layers, *projection.children())  # torchvision keeps the projection flat
+        self.conv = Bottleneck(*layers, *projection.children())  # torchvision keeps the projection flat
         self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,7 +210,7 @@ class InvertedResidualV3(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        self.block = nn.Sequential(
+        self.block = Bottleneck(
             *bottleneck_layers(
                 in_channels,
                 expanded,

@@ -53,9 +53,15 @@ static long rows_to_fold(long rows, long channels) {
   return fold;
 }
 
-static void repeat(float *to, const float *from, long channels, long fold) {
-  for (long f = 0; f < fold; f++) memcpy(to + f * channels, from, channels * sizeof(float));
-}
+/* A batch-norm and the activation after it. */
+struct norm {
+  const float *weight, *bias;
+  float *mean, *inverse_deviation; /* of the batch, from the forward pass */
+  float *running_mean, *running_variance;
+  float *grad_weight, *grad_bias; /* from the backward pass */
+  float momentum, epsilon;
+  enum activation activation;
+};
 
 /* Adds a channel's two sums over the threads, whose rows of sums follow one another in `parts`, and over folded rows. */
 INLINE void add_parts(double *s, double *q, const double *parts, long team, long fold, long channels, long channel) {
@@ -101,47 +107,98 @@ static void normalise(enum activation kind, const float *x, float *y, const floa
   FOR_EACH_KIND(normalise_as, x, y, scale, offset, rows, columns)
 }
 
-/* y = activation(batch_norm(x)) with the batch's own mean and variance. The mean and 1 / deviation are kept for the
- * backward pass, and mean and unbiased variance are mixed into the running ones. */
-void norm_forward(const float *x, float *y, const float *weight, const float *bias, float *running_mean,
-                  float *running_variance, float *mean, float *inverse_deviation, long rows, long channels,
-                  float momentum, float epsilon, enum activation kind, int threads) {
+/* What the passes need of each column; five rows of `columns` numbers, beginning at `scale`. */
+struct columns {
+  float *scale, *offset, *mean, *tilt, *level;
+};
+
+/* y = activation(x * scale + offset). */
+static struct columns coefficients(const struct norm *n, long channels, long fold) {
+  const long columns = fold * channels;
+  float *numbers = malloc(5 * columns * sizeof(float));
+  const struct columns k = {numbers, numbers + columns, numbers + 2 * columns, numbers + 3 * columns, numbers + 4 * columns};
+  for (long c = 0; c < channels; c++) {
+    k.scale[c] = n->weight[c] * n->inverse_deviation[c];
+    k.offset[c] = n->bias[c] - n->mean[c] * k.scale[c];
+    k.mean[c] = n->mean[c];
+  }
+  for (long f = 1; f < fold; f++)
+    for (long row = 0; row < 3; row++)
+      memcpy(numbers + row * columns + f * channels, numbers + row * columns, channels * sizeof(float));
+  return k;
+}
+
+/* The same for the backward pass, once the gradients of weight and bias are known:
+ * the input's gradient = that of (x * scale + offset) * scale + (x - mean) * tilt + level. */
+static struct columns backward_coefficients(const struct norm *n, long rows, long channels, long fold) {
+  const struct columns k = coefficients(n, channels, fold);
+  for (long f = 0; f < fold; f++)
+    for (long c = 0; c < channels; c++) {
+      k.tilt[f * channels + c] = -k.scale[c] * n->grad_weight[c] * n->inverse_deviation[c] / rows;
+      k.level[f * channels + c] = -k.scale[c] * n->grad_bias[c] / rows;
+    }
+  return k;
+}
+
+/* Mean and 1 / deviation of the batch from the threads' sums of x and of its square; updates the running ones. */
+static void finish_statistics(const struct norm *n, const double *moments, long team, long fold, long rows, long channels) {
+  for (long c = 0; c < channels; c++) {
+    double s = 0, q = 0;
+    add_parts(&s, &q, moments, team, fold, channels, c);
+    const double mean = s / rows, variance = fmax(q / rows - mean * mean, 0);
+    n->mean[c] = (float)mean;
+    n->inverse_deviation[c] = (float)(1 / sqrt(variance + n->epsilon));
+    n->running_mean[c] += n->momentum * (n->mean[c] - n->running_mean[c]);
+    n->running_variance[c] += n->momentum * ((float)(variance * rows / (rows - 1)) - n->running_variance[c]);
+  }
+}
+
+/* From the sums of (x - shift) and its square over `rows` rows to those of x and its square. */
+static void shift_back(const float *shift, double *sum, double *square, long rows, long columns) {
+  for (long c = 0; c < columns; c++) {
+    square[c] += shift[c] * (2 * sum[c] + (double)rows * shift[c]);
+    sum[c] += (double)rows * shift[c];
+  }
+}
+
+static void measure(const float *x, const struct norm *n, long rows, long channels, int threads) {
   const long fold = rows_to_fold(rows, channels), columns = fold * channels, folded_rows = rows / fold;
   double *moments = calloc(2 * threads * columns, sizeof(double));
-  float *coefficients = malloc(3 * columns * sizeof(float));
-  float *shift = coefficients, *scale = shift + columns, *offset = scale + columns;
-  repeat(shift, x, channels, fold); /* any number near the mean keeps the difference of squares exact */
+  float *shift = malloc(columns * sizeof(float)); /* any number near the mean keeps the difference of squares exact */
+  for (long f = 0; f < fold; f++) memcpy(shift + f * channels, x, channels * sizeof(float));
+  long team = 1;
+#pragma omp parallel num_threads(threads)
+  {
+    const long me = omp_get_thread_num();
+#pragma omp single
+    team = omp_get_num_threads();
+    const long first = folded_rows * me / team, last = folded_rows * (me + 1) / team;
+    double *sum = moments + 2 * me * columns;
+    add_moments(x, shift, sum, sum + columns, first, last, columns);
+    shift_back(shift, sum, sum + columns, last - first, columns);
+  }
+  finish_statistics(n, moments, team, fold, rows, channels);
+  free(moments);
+  free(shift);
+}
+
+static void normalise_maps(const float *x, float *y, const struct norm *n, long rows, long channels, int threads) {
+  const long fold = rows_to_fold(rows, channels), columns = fold * channels, folded_rows = rows / fold;
+  const struct columns k = coefficients(n, channels, fold);
 #pragma omp parallel num_threads(threads)
   {
     const long team = omp_get_num_threads(), me = omp_get_thread_num();
     const long first = folded_rows * me / team, last = folded_rows * (me + 1) / team;
-    double *sum = moments + 2 * me * columns;
-    add_moments(x, shift, sum, sum + columns, first, last, columns);
-#pragma omp barrier
-#pragma omp for
-    for (long c = 0; c < channels; c++) {
-      double s = 0, q = 0;
-      add_parts(&s, &q, moments, team, fold, channels, c);
-      const double m = s / rows, variance = fmax(q / rows - m * m, 0);
-      mean[c] = (float)(shift[c] + m);
-      inverse_deviation[c] = (float)(1 / sqrt(variance + epsilon));
-      running_mean[c] += momentum * (mean[c] - running_mean[c]);
-      running_variance[c] += momentum * ((float)(variance * rows / (rows - 1)) - running_variance[c]);
-      for (long f = 0; f < fold; f++) {
-        scale[f * channels + c] = weight[c] * inverse_deviation[c];
-        offset[f * channels + c] = bias[c] - mean[c] * weight[c] * inverse_deviation[c];
-      }
-    }
-    normalise(kind, x + first * columns, y + first * columns, scale, offset, last - first, columns);
+    normalise(n->activation, x + first * columns, y + first * columns, k.scale, k.offset, last - first, columns);
   }
-  free(moments);
-  free(coefficients);
+  free(k.scale);
 }
 
-/* What both passes of the backward need of each column; five rows of `columns` numbers. */
-struct columns {
-  float *scale, *offset, *mean, *tilt, *level;
-};
+/* y = activation(batch_norm(x)) with the batch's own mean and variance, which are mixed into the running ones. */
+void norm_forward(const float *x, float *y, const struct norm *n, long rows, long channels, int threads) {
+  measure(x, n, rows, channels, threads);
+  normalise_maps(x, y, n, rows, channels, threads);
+}
 
 INLINE void add_gradient_sums_as(enum activation kind, const float *gradient, const float *x, struct columns k, double *sum,
                                  double *product, long first, long last, long columns) {
@@ -166,11 +223,12 @@ INLINE void add_gradient_sums_as(enum activation kind, const float *gradient, co
   }
 }
 
-INLINE void input_gradient_as(enum activation kind, const float *restrict gradient, const float *restrict x, float *restrict out,
+INLINE void input_gradient_as(enum activation kind, const float *gradient, const float *restrict x, float *out,
                               struct columns k, long rows, long columns) {
   const float *restrict scale = k.scale, *restrict offset = k.offset, *restrict mean = k.mean;
   const float *restrict tilt = k.tilt, *restrict level = k.level;
   for (long r = 0; r < rows; r++, x += columns, gradient += columns, out += columns)
+#pragma GCC ivdep /* `out` is `gradient` or apart from it */
     for (long c = 0; c < columns; c++) {
       const float d = gradient[c] * slope(kind, x[c] * scale[c] + offset[c]);
       out[c] = d * scale[c] + (x[c] - mean[c]) * tilt[c] + level[c];
@@ -187,42 +245,54 @@ static void input_gradient(enum activation kind, const float *gradient, const fl
   FOR_EACH_KIND(input_gradient_as, gradient, x, out, k, rows, columns)
 }
 
-/* The gradients of norm_forward's x, weight and bias. */
-void norm_backward(const float *gradient, const float *x, const float *weight, const float *bias, const float *mean,
-                   const float *inverse_deviation, float *grad_x, float *grad_weight, float *grad_bias, long rows,
-                   long channels, enum activation kind, int threads) {
+static void finish_gradient_sums(const struct norm *n, const double *sums, long team, long fold, long channels) {
+  for (long c = 0; c < channels; c++) {
+    double s = 0, q = 0;
+    add_parts(&s, &q, sums, team, fold, channels, c);
+    n->grad_bias[c] = (float)s;
+    n->grad_weight[c] = (float)(q * n->inverse_deviation[c]);
+  }
+}
+
+static void parameter_gradients(const float *gradient, const float *x, const struct norm *n, long rows, long channels,
+                                int threads) {
   const long fold = rows_to_fold(rows, channels), columns = fold * channels, folded_rows = rows / fold;
   double *sums = calloc(2 * threads * columns, sizeof(double));
-  float *numbers = malloc(5 * columns * sizeof(float));
-  struct columns k = {numbers, numbers + columns, numbers + 2 * columns, numbers + 3 * columns, numbers + 4 * columns};
-  repeat(k.mean, mean, channels, fold);
-  for (long f = 0; f < fold; f++)
-    for (long c = 0; c < channels; c++) {
-      k.scale[f * channels + c] = weight[c] * inverse_deviation[c];
-      k.offset[f * channels + c] = bias[c] - mean[c] * weight[c] * inverse_deviation[c];
-    }
+  const struct columns k = coefficients(n, channels, fold);
+  long team = 1;
+#pragma omp parallel num_threads(threads)
+  {
+    const long me = omp_get_thread_num();
+#pragma omp single
+    team = omp_get_num_threads();
+    double *sum = sums + 2 * me * columns;
+    add_gradient_sums(n->activation, gradient, x, k, sum, sum + columns, folded_rows * me / team,
+                      folded_rows * (me + 1) / team, columns);
+  }
+  finish_gradient_sums(n, sums, team, fold, channels);
+  free(k.scale);
+  free(sums);
+}
+
+/* `out` may be `gradient` itself. */
+static void input_gradients(const float *gradient, const float *x, float *out, const struct norm *n, long rows, long channels,
+                            int threads) {
+  const long fold = rows_to_fold(rows, channels), columns = fold * channels, folded_rows = rows / fold;
+  const struct columns k = backward_coefficients(n, rows, channels, fold);
 #pragma omp parallel num_threads(threads)
   {
     const long team = omp_get_num_threads(), me = omp_get_thread_num();
     const long first = folded_rows * me / team, last = folded_rows * (me + 1) / team, start = first * columns;
-    double *sum = sums + 2 * me * columns;
-    add_gradient_sums(kind, gradient, x, k, sum, sum + columns, first, last, columns);
-#pragma omp barrier
-#pragma omp for
-    for (long c = 0; c < channels; c++) {
-      double s = 0, q = 0;
-      add_parts(&s, &q, sums, team, fold, channels, c);
-      grad_bias[c] = (float)s;
-      grad_weight[c] = (float)(q * inverse_deviation[c]);
-      for (long f = 0; f < fold; f++) {
-        k.level[f * channels + c] = (float)(-k.scale[c] * s / rows);
-        k.tilt[f * channels + c] = (float)(-k.scale[c] * q / rows * inverse_deviation[c] * inverse_deviation[c]);
-      }
-    }
-    input_gradient(kind, gradient + start, x + start, grad_x + start, k, last - first, columns);
+    input_gradient(n->activation, gradient + start, x + start, out + start, k, last - first, columns);
   }
-  free(sums);
-  free(numbers);
+  free(k.scale);
+}
+
+/* The gradients of norm_forward's x, weight and bias. */
+void norm_backward(const float *gradient, const float *x, const struct norm *n, float *grad_x, long rows, long channels,
+                   int threads) {
+  parameter_gradients(gradient, x, n, rows, channels, threads);
+  input_gradients(gradient, x, grad_x, n, rows, channels, threads);
 }
 
 /* The gradient of a scale for each image and channel: the sums over pixels of the products of two maps. */
@@ -250,94 +320,265 @@ void scale_and_lift(const float *maps, const float *scales, const float *levels,
   }
 }
 
-/* The weight gradient of a 3x3 or 5x5 depthwise convolution, 16 channels at a time. */
+/* A 3x3 or 5x5 depthwise convolution between two batch-norms, 16 channels at a time, image after image and row after
+ * row: what is between the norms stays in the cache, the maps outside are read and written in order. */
 
 #define LANES 16
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
-#ifdef __AVX512F__
-#define SUMMED_ROWS(kernel) (kernel) /* 25 sums and what they need fit into 32 registers */
-#else
-#define SUMMED_ROWS(kernel) 1
-#endif
+#define BAND_PIXELS 64 /* a few rows with so many are computed at a time */
 
-struct shape {
-  long width, out_height, out_width, stride, padding;
+struct depthwise {
+  long images, height, width, channels, out_height, out_width, kernel, stride; /* at least 16 channels */
 };
 
 INLINE lanes load(const float *from) { return *(const lanes *)from; }
+INLINE void store(float *to, lanes value) { *(lanes *)to = value; }
+INLINE long count_blocks(long channels) { return (channels + LANES - 1) / LANES; }
 
 /* The first channel of a block of 16: the last one overlaps those before it where channels are no multiple of 16. */
 INLINE long first_channel(long block, long channels) {
   return (block + 1) * LANES <= channels ? block * LANES : channels - LANES;
 }
 
-/* Copies an image, pixel after pixel, into padded maps of 16 channels. */
-static void pack(float *to, const float *image, long height, long width, long channels, long padding) {
-  const long row = width + 2 * padding, map = (height + 2 * padding) * row * LANES;
-  for (long y = 0; y < height; y++)
-    for (long x = 0; x < width; x++, image += channels) {
-      float *pixel = to + ((y + padding) * row + x + padding) * LANES;
-      for (long block = 0; block * LANES < channels; block++)
-        *(lanes *)(pixel + block * map) = load(image + first_channel(block, channels));
-    }
+/* The rows of a map that a band of the result depends on, block after block, each `span` pixels long: padded left and
+ * right. A row is kept in slot row % count. */
+struct window {
+  float *slots, *zeros; /* a row of zeros is there, too */
+  long count, size, span, padding;
+};
+
+static struct window make_window(const struct depthwise *d, long count) {
+  const long padding = d->kernel / 2, span = d->width + 2 * padding, size = count_blocks(d->channels) * span * LANES;
+  const long bytes = (count + 1) * size * sizeof(float);
+  float *slots = memset(aligned_alloc(sizeof(lanes), bytes), 0, bytes);
+  return (struct window){slots, slots + count * size, count, size, span, padding};
 }
 
-/* Adds one image's share for 16 channels to the sums of the kernel's elements; `padded` is from pack(). */
-INLINE void add_products_of(long kernel, lanes *sums, const float *padded, const float *gradient, struct shape s) {
-  const long row = s.width + 2 * s.padding, rows = SUMMED_ROWS(kernel);
-  for (long top = 0; top < kernel; top += rows) {
-    lanes sum[25] = {0};
-    for (long oy = 0; oy < s.out_height; oy++)
-      for (long ox = 0; ox < s.out_width; ox++) {
-        const lanes g = load(gradient + (oy * s.out_width + ox) * LANES);
-        const float *corner = padded + ((oy * s.stride + top) * row + ox * s.stride) * LANES;
+INLINE float *slot(struct window w, long row) { return w.slots + row % w.count * w.size; }
+INLINE long rows_in_band(long width) { return (BAND_PIXELS + width - 1) / width; }
+
+/* Copies a map's row into its slot, its pixels `apart` from one another. */
+static void put(struct window w, long row, const float *pixels, long count, long apart, long channels) {
+  float *to = slot(w, row) + w.padding * LANES;
+  for (long x = 0; x < count; x++, pixels += channels, to += apart * LANES)
+    for (long block = 0; block * LANES < channels; block++)
+      store(to + block * w.span * LANES, load(pixels + first_channel(block, channels)));
+}
+
+/* (channels, 1, kernel, kernel) -> for each block its taps of 16 channels. */
+static lanes *pack_weight(const float *weight, long channels, long taps) {
+  const long blocks = count_blocks(channels);
+  float *packed = aligned_alloc(sizeof(lanes), blocks * taps * sizeof(lanes));
+  for (long block = 0; block < blocks; block++)
+    for (long tap = 0; tap < taps; tap++)
+      for (long lane = 0; lane < LANES; lane++)
+        packed[(block * taps + tap) * LANES + lane] = weight[(first_channel(block, channels) + lane) * taps + tap];
+  return (lanes *)packed;
+}
+
+/* What some rows of the input add, by as many rows of the kernel, to a row of the result. */
+INLINE void filter_rows(long count, long kernel, const float *const *rows, const lanes *weight, float *out, int first,
+                        const struct depthwise *d) {
+  for (long x = 0; x < d->out_width; x++) {
+    lanes total = {0};
+    if (!first) total = load(out + x * d->channels);
 #pragma GCC unroll 5
-        for (long ky = 0; ky < rows; ky++)
+    for (long y = 0; y < count; y++)
 #pragma GCC unroll 5
-          for (long kx = 0; kx < kernel; kx++) sum[ky * kernel + kx] += g * load(corner + (ky * row + kx) * LANES);
-      }
-    for (long k = 0; k < rows * kernel; k++) sums[top * kernel + k] += sum[k];
+      for (long k = 0; k < kernel; k++) total += weight[y * kernel + k] * load(rows[y] + (x * d->stride + k) * LANES);
+    store(out + x * d->channels, total);
   }
 }
 
-static void add_products(long kernel, lanes *sums, const float *padded, const float *gradient, struct shape s) {
-  if (kernel == 3)
-    add_products_of(3, sums, padded, gradient, s);
-  else
-    add_products_of(5, sums, padded, gradient, s);
+/* One row of the result for 16 channels, from the rows below the kernel; outside of the map they are `zeros`. 9 numbers
+ * of a kernel stay in registers at once, 25 do not. */
+static void filter_row(const float *const *rows, const float *zeros, const lanes *weight, float *out,
+                       const struct depthwise *d) {
+  if (d->kernel == 3) {
+    filter_rows(3, 3, rows, weight, out, 1, d);
+    return;
+  }
+  int first = 1;
+  for (long y = 0; y < 5; y++) {
+    if (rows[y] == zeros) continue;
+    filter_rows(1, 5, rows + y, weight + 5 * y, out, first, d);
+    first = 0;
+  }
 }
 
-/* `channels` is at least 16. */
-void depthwise_weight_gradient(const float *gradient, const float *x, float *grad_weight, long images, long height,
-                               long width, long channels, long out_height, long out_width, long kernel, long stride,
-                               long padding, int threads) {
-  const struct shape s = {width, out_height, out_width, stride, padding};
-  const long blocks = (channels + LANES - 1) / LANES, taps = kernel * kernel;
-  const long map = (height + 2 * padding) * (width + 2 * padding) * LANES, out_map = out_height * out_width * LANES;
-  const long sums = blocks * taps * LANES, private = blocks * (map + out_map) + sums;
-  const long bytes = threads * private * sizeof(float);
-  float *memory = memset(aligned_alloc(sizeof(lanes), bytes), 0, bytes);
+/* out = depthwise(activation(batch_norm(x))), or of x itself without a norm before; then the norm after it is given the
+ * statistics of `out` and y = activation(batch_norm(out)). */
+void depthwise_forward(const float *x, const struct norm *before, const float *weight, float *out, const struct norm *after,
+                       float *y, const struct depthwise *d, int threads) {
+  const long channels = d->channels, taps = d->kernel * d->kernel, out_row = d->out_width * channels;
+  const long rows = d->images * d->out_height * d->out_width, band = rows_in_band(d->out_width);
+  struct columns k = {0};
+  if (before) {
+    measure(x, before, d->images * d->height * d->width, channels, threads);
+    k = coefficients(before, channels, 1);
+  }
+  lanes *packed = pack_weight(weight, channels, taps);
+  double *moments = calloc(2 * threads * channels, sizeof(double));
+  long team = 1;
 #pragma omp parallel num_threads(threads)
   {
-    const long team = omp_get_num_threads(), me = omp_get_thread_num();
-    float *total = memory + me * private, *padded = total + sums, *gradients = padded + blocks * map;
-    for (long n = images * me / team; n < images * (me + 1) / team; n++) {
-      pack(padded, x + n * height * width * channels, height, width, channels, padding);
-      pack(gradients, gradient + n * out_height * out_width * channels, out_height, out_width, channels, 0);
-      for (long block = 0; block < blocks; block++)
-        add_products(kernel, (lanes *)total + block * taps, padded + block * map, gradients + block * out_map, s);
-    }
-#pragma omp barrier
-#pragma omp for
-    for (long c = 0; c < channels; c++) {
-      const long block = c / LANES, lane = c - first_channel(block, channels);
-      for (long k = 0; k < taps; k++) {
-        float total = 0;
-        for (long part = 0; part < team; part++) total += memory[part * private + (block * taps + k) * LANES + lane];
-        grad_weight[c * taps + k] = total;
+    const long me = omp_get_thread_num();
+#pragma omp single
+    team = omp_get_num_threads();
+    const long first = d->images * me / team, last = d->images * (me + 1) / team;
+    const struct window window = make_window(d, (band - 1) * d->stride + d->kernel);
+    float *line = malloc(d->width * channels * sizeof(float)), *shift = malloc(channels * sizeof(float));
+    double *sum = moments + 2 * me * channels;
+    for (long n = first; n < last; n++) {
+      const float *image = x + n * d->height * d->width * channels;
+      float *result = out + n * d->out_height * out_row;
+      for (long top = 0, end, ready = 0; top < d->out_height; top = end) {
+        end = top + band < d->out_height ? top + band : d->out_height;
+        for (; ready < d->height && ready < (end - 1) * d->stride - window.padding + d->kernel; ready++) {
+          const float *pixels = image + ready * d->width * channels;
+          if (before) normalise(before->activation, pixels, line, k.scale, k.offset, d->width, channels);
+          put(window, ready, before ? line : pixels, d->width, 1, channels);
+        }
+        for (long block = 0; block * LANES < channels; block++)
+          for (long y = top; y < end; y++) {
+            const float *rows[5];
+            for (long ky = 0; ky < d->kernel; ky++) {
+              const long row = y * d->stride - window.padding + ky;
+              rows[ky] = row < 0 || row >= d->height ? window.zeros : slot(window, row) + block * window.span * LANES;
+            }
+            filter_row(rows, window.zeros, packed + block * taps, result + y * out_row + first_channel(block, channels), d);
+          }
+        if (n == first && top == 0) memcpy(shift, result, channels * sizeof(float));
+        add_moments(result, shift, sum, sum + channels, top * d->out_width, end * d->out_width, channels);
       }
     }
+    shift_back(shift, sum, sum + channels, (last - first) * d->out_height * d->out_width, channels);
+    free(window.slots);
+    free(line);
+    free(shift);
   }
-  free(memory);
+  finish_statistics(after, moments, team, 1, rows, channels);
+  normalise_maps(out, y, after, rows, channels, threads);
+  free(k.scale);
+  free(packed);
+  free(moments);
+}
+
+/* What some rows of gradients add, by as many rows of the kernel, to a row of the input's gradient and to the weight's. */
+INLINE void differentiate_rows(long count, long kernel, const float *const *rows, const lanes *weight, lanes *sums,
+                               const float *input, float *out, int first, const struct depthwise *d) {
+  lanes sum[9] = {0};
+  for (long x = 0; x < d->width; x++) {
+    const lanes value = load(input + x * d->channels);
+    lanes total = {0};
+    if (!first) total = load(out + x * d->channels);
+#pragma GCC unroll 5
+    for (long y = 0; y < count; y++)
+#pragma GCC unroll 5
+      for (long k = 0; k < kernel; k++) {
+        const lanes gradient = load(rows[y] + (x + kernel - 1 - k) * LANES);
+        total += weight[y * kernel + k] * gradient;
+        sum[y * kernel + k] += value * gradient;
+      }
+    store(out + x * d->channels, total);
+  }
+  for (long k = 0; k < count * kernel; k++) sums[k] += sum[k];
+}
+
+/* One row of the input's gradient for 16 channels, and that row's share of the weight's, as filter_row() goes. */
+static void differentiate_row(const float *const *rows, const float *zeros, const lanes *weight, lanes *sums,
+                              const float *input, float *out, const struct depthwise *d) {
+  if (d->kernel == 3) {
+    differentiate_rows(3, 3, rows, weight, sums, input, out, 1, d);
+    return;
+  }
+  int first = 1;
+  for (long y = 0; y < 5; y++) {
+    if (rows[y] == zeros) continue;
+    differentiate_rows(1, 5, rows + y, weight + 5 * y, sums + 5 * y, input, out, first, d);
+    first = 0;
+  }
+}
+
+/* The gradients of depthwise_forward's x, weight and both norms' parameters, from that of its y. */
+void depthwise_backward(const float *gradient, const float *x, const struct norm *before, const float *weight,
+                        const float *out, const struct norm *after, float *grad_x, float *grad_weight,
+                        const struct depthwise *d, int threads) {
+  const long channels = d->channels, taps = d->kernel * d->kernel, blocks = count_blocks(channels);
+  const long row_size = d->width * channels, out_row = d->out_width * channels, padding = d->kernel / 2;
+  const long rows = d->images * d->height * d->width, out_rows = d->images * d->out_height * d->out_width;
+  const long band = rows_in_band(d->width);
+  parameter_gradients(gradient, out, after, out_rows, channels, threads);
+  const struct columns k = backward_coefficients(after, out_rows, channels, 1);
+  struct columns input = {0};
+  if (before) input = coefficients(before, channels, 1);
+  lanes *packed = pack_weight(weight, channels, taps);
+  float *weight_sums = aligned_alloc(sizeof(lanes), threads * blocks * taps * sizeof(lanes));
+  memset(weight_sums, 0, threads * blocks * taps * sizeof(lanes));
+  double *norm_sums = calloc(2 * threads * channels, sizeof(double));
+  long team = 1;
+#pragma omp parallel num_threads(threads)
+  {
+    const long me = omp_get_thread_num();
+#pragma omp single
+    team = omp_get_num_threads();
+    const struct window window = make_window(d, band + d->kernel);
+    float *lines = malloc(band * row_size * sizeof(float)), *out_line = malloc(out_row * sizeof(float));
+    lanes *sums = (lanes *)weight_sums + me * blocks * taps;
+    double *norm_sum = norm_sums + 2 * me * channels;
+    for (long n = d->images * me / team; n < d->images * (me + 1) / team; n++) {
+      const float *image = x + n * d->height * row_size;
+      float *result = grad_x + n * d->height * row_size;
+      for (long top = 0, end, ready = 0; top < d->height; top = end) {
+        end = top + band < d->height ? top + band : d->height;
+        for (; ready < d->out_height && ready <= (end - 1 + padding) / d->stride; ready++) {
+          const long at = (n * d->out_height + ready) * out_row;
+          input_gradient(after->activation, gradient + at, out + at, out_line, k, d->out_width, channels);
+          put(window, ready, out_line, d->out_width, d->stride, channels);
+        }
+        const float *pixels = image + top * row_size;
+        if (before) {
+          normalise(before->activation, pixels, lines, input.scale, input.offset, (end - top) * d->width, channels);
+          pixels = lines;
+        }
+        for (long block = 0; block < blocks; block++)
+          for (long y = top; y < end; y++) {
+            const long channel = first_channel(block, channels);
+            const float *rows[5];
+            for (long ky = 0; ky < d->kernel; ky++) {
+              const long strided = y + padding - ky, row = strided / d->stride;
+              const int outside = strided < 0 || strided % d->stride || row >= d->out_height;
+              rows[ky] = outside ? window.zeros : slot(window, row) + block * window.span * LANES;
+            }
+            differentiate_row(rows, window.zeros, packed + block * taps, sums + block * taps,
+                              pixels + (y - top) * row_size + channel, result + y * row_size + channel, d);
+          }
+        if (before)
+          add_gradient_sums(before->activation, result, image, input, norm_sum, norm_sum + channels, top * d->width,
+                            end * d->width, channels);
+      }
+    }
+    free(window.slots);
+    free(lines);
+    free(out_line);
+  }
+  for (long c = 0; c < channels; c++) {
+    const long block = c / LANES, lane = c - first_channel(block, channels);
+    for (long tap = 0; tap < taps; tap++) {
+      float total = 0;
+      for (long part = 0; part < team; part++)
+        total += weight_sums[((part * blocks + block) * taps + tap) * LANES + lane];
+      grad_weight[c * taps + tap] = total;
+    }
+  }
+  if (before) {
+    finish_gradient_sums(before, norm_sums, team, 1, channels);
+    input_gradients(grad_x, x, grad_x, before, rows, channels, threads);
+  }
+  free(k.scale);
+  free(input.scale);
+  free(packed);
+  free(weight_sums);
+  free(norm_sums);
 }

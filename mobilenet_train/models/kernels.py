@@ -5,6 +5,7 @@ evaluation, a package installed without a C compiler.
 """
 
 import ctypes
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,37 +45,125 @@ def takes(x: Tensor, layer: nn.Module) -> bool:
     )
 
 
+class Norm(ctypes.Structure):
+    """`struct norm` in kernels.c: a batch-norm's tensors and the activation after it."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "mean", "inverse_deviation")),
+        *((name, ctypes.c_void_p) for name in ("running_mean", "running_variance", "grad_weight", "grad_bias")),
+        *((name, ctypes.c_float) for name in ("momentum", "epsilon")),
+        ("activation", ctypes.c_int),
+    )
+
+
+class DepthwiseShape(ctypes.Structure):
+    """`struct depthwise` in kernels.c."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_long)
+        for name in ("images", "height", "width", "channels", "out_height", "out_width", "kernel", "stride")
+    )
+
+
+Layers = Sequence[Any]  # a batch-norm and perhaps an activation
+
+
+def forward_norm(layers: Layers, statistics: Sequence[Tensor]) -> Norm:
+    """For the forward pass, which writes `statistics` (mean, 1 / deviation) and moves the running ones."""
+    norm = layers[0]
+    norm.num_batches_tracked.add_(1)
+    tensors = (norm.weight, norm.bias, *statistics, norm.running_mean, norm.running_var)
+    return Norm(*_pointers(*tensors), None, None, norm.momentum, norm.eps, activation_of(layers))
+
+
+def backward_norm(saved: Sequence[Tensor], gradients: Sequence[Tensor], activation: int) -> Norm:
+    """For the backward pass, which writes the gradients of weight and bias; saved: these, mean and 1 / deviation."""
+    return Norm(*_pointers(*saved), None, None, *_pointers(*gradients), 0.0, 0.0, activation)
+
+
+def activation_of(layers: Layers) -> int:
+    return ACTIVATIONS[type(layers[1]) if len(layers) > 1 else type(None)]
+
+
 class NormActivation(torch.autograd.Function):
-    """activation(batch_norm(x)) by the batch's statistics: (N, C, H, W) -> the same shape; running ones are updated."""
+    """activation(norm(x)) by the batch's statistics: (N, C, H, W) -> the same shape; running ones are updated."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, activation: int) -> Tensor:
-        channels = x.shape[1]
-        rows = x.numel() // channels
-        y, mean, inverse_deviation = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
-        kernels().norm_forward(
-            *map(_pointer, (x, y, weight, bias, norm.running_mean, norm.running_var, mean, inverse_deviation)),
-            *map(ctypes.c_long, (rows, channels)),
-            ctypes.c_float(norm.momentum or 0.0),
-            ctypes.c_float(norm.eps),
-            *map(ctypes.c_int, (activation, torch.get_num_threads())),
-        )
-        ctx.save_for_backward(x, weight, bias, mean, inverse_deviation)
-        ctx.activation = activation
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layers: Layers) -> Tensor:
+        y, *statistics = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+        norm = forward_norm(layers, statistics)
+        kernels().norm_forward(*_pointers(x, y), ctypes.byref(norm), *_rows(x), _threads())
+        ctx.save_for_backward(x, weight, bias, *statistics)
+        ctx.activation = activation_of(layers)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, inverse_deviation = ctx.saved_tensors
+        x, *saved = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
-        kernels().norm_backward(
-            *map(_pointer, (gradient, x, weight, bias, mean, inverse_deviation, grad_x, grad_weight, grad_bias)),
-            *map(ctypes.c_long, (x.numel() // x.shape[1], x.shape[1])),
-            *map(ctypes.c_int, (ctx.activation, torch.get_num_threads())),
+        grad_x, *gradients = (torch.empty_like(tensor) for tensor in (x, *saved[:2]))
+        norm = backward_norm(saved, gradients, ctx.activation)
+        kernels().norm_backward(*_pointers(gradient, x), ctypes.byref(norm), *_pointers(grad_x), *_rows(x), _threads())
+        return grad_x, *gradients, None
+
+
+class DepthwiseNorm(torch.autograd.Function):
+    """activation(norm(conv2d(z, weight, groups=C))), z being x or, with layers `before`, what they make of x.
+
+    x (N, C, H, W) of 16 channels or more, weight (C, 1, K, K), K 3 or 5. The weight and bias of both norms are given
+    beside their layers. z and its gradient are never in memory as a whole.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        stride: int,
+        after: Layers,
+        after_weight: Tensor,
+        after_bias: Tensor,
+        before: Layers = (),
+        before_weight: Tensor | None = None,
+        before_bias: Tensor | None = None,
+    ) -> Tensor:
+        images, channels, *size = x.shape
+        out_size = [(side - 1) // stride + 1 for side in size]
+        out, y = (torch.empty(images, channels, *out_size, memory_format=torch.channels_last) for _ in range(2))
+        mean, deviation, before_mean, before_deviation = (torch.empty_like(after_weight) for _ in range(4))
+        shape = DepthwiseShape(images, *size, channels, *out_size, weight.shape[2], stride)
+        kernels().depthwise_forward(
+            *_pointers(x),
+            ctypes.byref(forward_norm(before, (before_mean, before_deviation))) if before else None,
+            *_pointers(weight, out),
+            ctypes.byref(forward_norm(after, (mean, deviation))),
+            *_pointers(y),
+            ctypes.byref(shape),
+            _threads(),
         )
-        return grad_x, grad_weight, grad_bias, None, None
+        norms = (after_weight, after_bias, mean, deviation, before_weight, before_bias, before_mean, before_deviation)
+        ctx.save_for_backward(x, weight, out, *norms)
+        ctx.shape, ctx.activations = shape, [activation_of(layers) for layers in (after, before) if layers]
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, out, *norms = ctx.saved_tensors
+        of_after, *of_before = ctx.activations
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        grad_x, grad_weight, *gradients = (torch.empty_like(tensor) for tensor in (x, weight, *norms[:2] * 2))
+        kernels().depthwise_backward(
+            *_pointers(gradient, x),
+            ctypes.byref(backward_norm(norms[4:], gradients[2:], *of_before)) if of_before else None,
+            *_pointers(weight, out),
+            ctypes.byref(backward_norm(norms[:4], gradients[:2], of_after)),
+            *_pointers(grad_x, grad_weight),
+            ctypes.byref(ctx.shape),
+            _threads(),
+        )
+        return grad_x, grad_weight, None, None, *gradients[:2], None, *(gradients[2:] if of_before else (None, None))
 
 
 class SqueezeExcite(torch.autograd.Function):
@@ -94,47 +183,15 @@ class SqueezeExcite(torch.autograd.Function):
         x, w1, w2, means, squeezed, scale = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         images, channels, height, width = x.shape
-        sizes = (*map(ctypes.c_long, (images, height * width, channels)), ctypes.c_int(torch.get_num_threads()))
+        sizes = (*map(ctypes.c_long, (images, height * width, channels)), _threads())
         of_scale = torch.empty_like(scale)
-        kernels().sums_of_products(*map(_pointer, (gradient, x, of_scale)), *sizes)
+        kernels().sums_of_products(*_pointers(gradient, x, of_scale), *sizes)
         excited = of_scale * ((scale > 0) & (scale < 1)) / 6
         hidden = excited.mm(w2) * (squeezed > 0)
         level = hidden.mm(w1) / (height * width)
         of_x = torch.empty_like(x)
-        kernels().scale_and_lift(*map(_pointer, (gradient, scale, level, of_x)), *sizes)
+        kernels().scale_and_lift(*_pointers(gradient, scale, level, of_x), *sizes)
         return of_x, hidden.t().mm(means), hidden.sum(0), excited.t().mm(squeezed), excited.sum(0)
-
-
-class Depthwise(torch.autograd.Function):
-    """conv2d(x, weight, groups=C): x (N, C, H, W) of 16 channels or more, weight (C, 1, K, K), K 3 or 5."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return torch.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        images, channels, height, width = x.shape
-        grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        kernels().depthwise_weight_gradient(
-            *map(_pointer, (gradient, x, grad_weight)),
-            *map(ctypes.c_long, (images, height, width, channels, *gradient.shape[2:], weight.shape[2])),
-            *map(ctypes.c_long, (ctx.stride, ctx.padding)),
-            ctypes.c_int(torch.get_num_threads()),
-        )
-        if not ctx.needs_input_grad[0]:
-            return None, grad_weight, None, None
-        strides, padding = [ctx.stride] * 2, [ctx.padding] * 2
-        only_x = [True, False, False]
-        grad_x, _, _ = torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, strides, padding, [1, 1], False, [0, 0], channels, only_x
-        )
-        return grad_x, grad_weight, None, None
 
 
 def kernels() -> ctypes.CDLL:
@@ -143,5 +200,14 @@ def kernels() -> ctypes.CDLL:
     return found
 
 
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _pointers(*tensors: Tensor | None) -> Iterator[ctypes.c_void_p]:
+    return (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
+
+
+def _rows(x: Tensor) -> Iterator[ctypes.c_long]:
+    """(N, C, H, W) -> rows N x H x W and channels."""
+    return map(ctypes.c_long, (x.numel() // x.shape[1], x.shape[1]))
+
+
+def _threads() -> ctypes.c_int:
+    return ctypes.c_int(torch.get_num_threads())

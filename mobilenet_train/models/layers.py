@@ -1,18 +1,11 @@
-"""PyTorch's layers, trained faster on a CPU where the compiled kernels apply: the same numbers to rounding."""
+"""Layers that are trained faster on a CPU where the compiled kernels apply: PyTorch's numbers to rounding."""
+
+from collections.abc import Sequence
+from itertools import chain
 
 from torch import Tensor, nn
 
 from mobilenet_train.models import kernels
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """(N, C, H, W) -> (N, C x multiplier, ceil(H / stride), ceil(W / stride)), a kernel or more for each channel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        one_each = self.in_channels == self.out_channels >= kernels.FEWEST_CHANNELS
-        if self.kernel_size[0] in (3, 5) and one_each and self.weight.requires_grad and kernels.takes(x, self):
-            return kernels.Depthwise.apply(x, self.weight, self.stride[0], self.padding[0])
-        return super().forward(x)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -21,8 +14,50 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor, activation: nn.Module | None = None) -> Tensor:
         several = x.numel() > x.shape[1]  # torch refuses a single value for a channel, and says so
         if several and kernels.takes(x, self):
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            return kernels.NormActivation.apply(x, self.weight, self.bias, self, kernels.ACTIVATIONS[type(activation)])
+            layers = (self, activation) if activation else (self,)
+            return kernels.NormActivation.apply(x, self.weight, self.bias, layers)
         x = super().forward(x)
         return x if activation is None else activation(x)
+
+
+def norm_activation(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """What a norm and perhaps an activation, whatever they are, make of x: (N, C, H, W) -> the same shape."""
+    if _batch_norm(layers):
+        norm, *activation = layers
+        return norm(x, *activation)
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def convolution_norm(
+    x: Tensor, before: Sequence[nn.Module], convolution: nn.Module, after: Sequence[nn.Module]
+) -> Tensor:
+    """What all of them make of x, one after the other; each of `before`, which may be empty, and `after` is a norm and
+    perhaps an activation.
+
+    (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)). A depthwise convolution and the batch-norms
+    around it are trained in one go.
+    """
+    if _depthwise(convolution) and all(_batch_norm(layers) for layers in (before, after) if layers):
+        norms = [layers[0] for layers in (before, after) if layers]
+        if len(x) > 1 and all(kernels.takes(x, layer) for layer in (convolution, *norms)):
+            parameters = [(layers, layers[0].weight, layers[0].bias) for layers in (after, before) if layers]
+            return kernels.DepthwiseNorm.apply(x, convolution.weight, convolution.stride[0], *chain(*parameters))
+    if before:
+        x = norm_activation(x, before)
+    return norm_activation(convolution(x), after)
+
+
+def _depthwise(layer: nn.Module) -> bool:
+    """Whether the kernels know this convolution."""
+    return (
+        type(layer) is nn.Conv2d
+        and kernels.FEWEST_CHANNELS <= layer.in_channels == layer.out_channels == layer.groups
+        and layer.kernel_size in ((3, 3), (5, 5))
+    )
+
+
+def _batch_norm(layers: Sequence[nn.Module]) -> bool:
+    """Whether the kernels know this norm and activation."""
+    return isinstance(layers[0], BatchNorm2d) and all(type(layer) in kernels.ACTIVATIONS for layer in layers[1:])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mobilenet_train.cli import report
 from mobilenet_train.cli.prepare import prepare_run
 from mobilenet_train.models import blocks, kernels, mobilenet_v3_small
-from mobilenet_train.models.layers import BatchNorm2d, DepthwiseConv2d
+from mobilenet_train.models.layers import BatchNorm2d
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="installed without a C compiler")
 
@@ -93,13 +93,62 @@ def test_not_a_number_is_not_lost(activation: nn.Module | None) -> None:
     assert x.grad[:, 2].isnan().any()
 
 
+class Depthwise(nn.Module):
+    """A depthwise convolution with its norm, after the norm and activation of an expansion or without."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, activation: str | None, *, expanded: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.before = nn.ModuleList([norm_like(channels), nn.ReLU6()] if expanded else [])
+        self.depthwise = blocks.ConvNormActivation(
+            channels, channels, kernel, stride=stride, groups=channels, activation=activation
+        )
+        self.depthwise[1] = norm_like(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.depthwise(x, list(self.before))
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the kernels' functions, as they are called."""
+    calls: list[str] = []
+    for function in (kernels.NormActivation, kernels.DepthwiseNorm, kernels.SqueezeExcite):
+        counted = partial(lambda name, apply, *a: calls.append(name) or apply(*a), function.__name__, function.apply)
+        monkeypatch.setattr(function, "apply", counted)
+    return calls
+
+
+@pytest.mark.parametrize("expanded", [False, True], ids=["alone", "expanded"])
 @pytest.mark.parametrize("channels", [8, 16, 40, 200])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
-@pytest.mark.parametrize("size", [1, 2, 4, 9, 16])
-def test_depthwise_output_and_gradients_are_torchs(channels: int, kernel: int, stride: int, size: int) -> None:
-    torch.manual_seed(0)
-    ours = DepthwiseConv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
-    agree_on(ours, maps(3, channels, size, size + 1))
+@pytest.mark.parametrize("size", [(1, 2), (2, 3), (4, 5), (9, 10), (5, 70)], ids=str)
+def test_depthwise_between_norms_is_torchs(
+    channels: int, kernel: int, stride: int, size: tuple[int, int], expanded: bool, applied: list[str]
+) -> None:
+    agree_on(Depthwise(channels, kernel, stride, "hard_swish", expanded=expanded), maps(3, channels, *size))
+    assert (applied == ["DepthwiseNorm"]) == (channels >= 16 and kernel < 7)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+@pytest.mark.parametrize("activation", [None, "relu", "relu6", "hard_swish"])
+def test_depthwise_with_any_activation_and_any_threads(activation: str | None, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        agree_on(Depthwise(24, 3, 1, activation, expanded=True), maps(4, 24, 8, 8))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_other_layers_around_a_depthwise_convolution_are_left_to_torch(applied: list[str]) -> None:
+    silu, group = Depthwise(16, 3, 1, None, expanded=True), Depthwise(16, 3, 1, "relu", expanded=True)
+    silu.before[1] = nn.SiLU()
+    group.depthwise[1] = nn.GroupNorm(4, 16)
+    for layer in (silu, group):
+        agree_on(layer, maps(3, 16, 4, 4))
+    agree_on(Depthwise(16, 3, 1, "relu", expanded=True), maps(1, 16, 4, 4))  # a single image
+    assert "DepthwiseNorm" not in applied
 
 
 @pytest.mark.parametrize(("channels", "size"), [(16, 1), (24, 4), (72, 16), (200, 3)])
@@ -114,8 +163,6 @@ def agree_on(layer: nn.Module, images: Tensor) -> None:
     """Output and gradients of a layer are those that torch's own operators have in float64."""
     exact = copy.deepcopy(layer).double()
     inputs = [images.clone(memory_format=torch.preserve_format).requires_grad_(), images.double().requires_grad_()]
-    assert kernels.takes(inputs[0], layer)
-    assert not kernels.takes(inputs[1], layer)
     outputs = [network(x) for network, x in zip((layer, exact), inputs, strict=True)]
     for y in outputs:
         y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view(y.shape))
@@ -123,6 +170,8 @@ def agree_on(layer: nn.Module, images: Tensor) -> None:
     torch.testing.assert_close(inputs[0].grad.double(), inputs[1].grad, rtol=1e-4, atol=1e-4)
     for ours, torchs in zip(layer.parameters(), exact.parameters(), strict=True):
         torch.testing.assert_close(ours.grad.double(), torchs.grad, rtol=1e-4, atol=1e-3)
+    for ours, torchs in zip(layer.buffers(), exact.buffers(), strict=True):
+        torch.testing.assert_close(ours.double(), torchs.double(), rtol=1e-5, atol=1e-5)
 
 
 def loss_and_gradients(seed: int = 0) -> tuple[Tensor, ...]:
@@ -145,21 +194,17 @@ def test_the_same_bytes_every_time() -> None:
         assert torch.equal(first, second)
 
 
-def test_they_take_over_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    functions = (kernels.NormActivation, kernels.Depthwise, kernels.SqueezeExcite)
-    for function in functions:
-        counted = partial(lambda name, apply, *a: calls.append(name) or apply(*a), function.__name__, function.apply)
-        monkeypatch.setattr(function, "apply", counted)
+def test_they_take_over_in_training_only(applied: list[str]) -> None:
     model = mobilenet_v3_small(num_classes=10, resolution=32).to(memory_format=torch.channels_last)
     model(maps(2, 3, 32, 32))
-    assert Counter(calls) == {"NormActivation": 34, "Depthwise": 11, "SqueezeExcite": 9}
+    expected = {"NormActivation": 13, "DepthwiseNorm": 11, "SqueezeExcite": 9}
+    assert Counter(applied) == expected
     model.eval()(maps(2, 3, 32, 32))
     with torch.no_grad():
         model.train()(maps(2, 3, 32, 32))
     model.double()(maps(2, 3, 32, 32).double())
     mobilenet_v3_small(num_classes=10, resolution=32)(maps(2, 3, 32, 32).contiguous())
-    assert len(calls) == 34 + 11 + 9
+    assert Counter(applied) == expected
 
 
 def test_a_depth_multiplier_is_left_to_torch() -> None:
