@@ -14,8 +14,9 @@ from itertools import islice
 import torch
 
 from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.cli.prepare import make_batches, prepare_run
+from mobilenet_train.cli.prepare import prepare_run
 from mobilenet_train.data.images import Split
+from mobilenet_train.training.batches import make_batches
 from mobilenet_train.training.step import train_update
 
 STORED, STEPS, ROUNDS = 146, 8, 5  # pixels of a stored photograph (128 / 0.875), measured steps in turns

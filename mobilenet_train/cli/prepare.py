@@ -7,7 +7,6 @@ from torch import nn
 
 from mobilenet_train.config import NetworkConfig, TrainConfig
 from mobilenet_train.data.balance import class_weights
-from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
@@ -16,8 +15,8 @@ from mobilenet_train.models import Cost, MobileNet, count_costs
 from mobilenet_train.models.build import build_model
 from mobilenet_train.models.strides import PUBLISHED_STRIDE
 from mobilenet_train.runtime import Runtime, prepare
+from mobilenet_train.training.batches import Batches, make_batches
 from mobilenet_train.training.ema import Ema
-from mobilenet_train.training.fit import Batches
 from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.plan import Plan, make_plan
 from mobilenet_train.training.pretrained import freeze, start_from
@@ -88,23 +87,3 @@ def for_evaluation(dataset: Dataset, config: TrainConfig) -> Dataset:
     """The data set with the resolution and crop of evaluation in its preprocessing."""
     side, ratio = config.eval.resolution or config.dataset.resolution, config.dataset.crop_ratio
     return replace(dataset, preprocessing=replace(dataset.preprocessing, resolution=side, crop_ratio=ratio))
-
-
-def make_batches(config: TrainConfig, dataset: Dataset, runtime: Runtime) -> Batches:
-    pre, layout, size, ranks = dataset.preprocessing, runtime.memory_format, config.eval.batch_size, runtime.ranks
-    return Batches(
-        train=TrainBatches(
-            dataset.train,
-            pre,
-            config.augment,
-            config.batch_size,
-            config.seed,
-            layout,
-            classes=len(dataset.class_names),
-            resolution=config.dataset.resolution,
-            ranks=ranks,
-            balanced=config.balance == "sampling",
-        ),
-        test=EvalBatches(dataset.test, pre, size, layout, ranks),
-        val=EvalBatches(dataset.val, pre, size, layout, ranks) if dataset.val else None,
-    )

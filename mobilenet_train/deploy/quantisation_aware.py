@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mobilenet_train.cli.prepare import make_batches
 from mobilenet_train.config import TrainConfig
 from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.deploy.loading import TrainedRun
-from mobilenet_train.models.strides import PUBLISHED_STRIDE
 from mobilenet_train.runtime import prepare
-from mobilenet_train.training.plan import make_plan
+from mobilenet_train.training.batches import make_batches
 from mobilenet_train.training.step import training_loss
 
 PEAK_RATE = 0.001  # of SGD; falls to 0 by a cosine
@@ -38,7 +36,6 @@ def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, tell: Callable[[s
     runtime = prepare(config.device)
     data = replace(dataset, preprocessing=run.preprocessing).to(runtime.device)
     weights = class_weights(data.train.labels, len(data.class_names)) if config.balance == "loss" else None
-    plan = make_plan(config, runtime, len(data.train), PUBLISHED_STRIDE, weights)
     batches = make_batches(config, data, runtime).train
     model = deepcopy(run.model).requires_grad_(True)
     model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
@@ -48,7 +45,7 @@ def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, tell: Callable[[s
     for epoch in range(epochs):
         losses = torch.zeros((), device=runtime.device)
         for images, labels in batches.epoch(run.checkpoint.epoch + epoch):  # draws that the run has not seen
-            loss = training_loss(network(images), labels, plan)
+            loss = training_loss(network(images), labels, config.label_smoothing, weights)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
             optimizer.step()

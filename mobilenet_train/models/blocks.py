@@ -156,13 +156,12 @@ class Bottleneck(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *rest = self
-        convolution, *norm = first
-        if convolution.kernel_size == (1, 1):  # the expansion, whose norm goes with the depthwise convolution
-            depthwise, *rest = rest
-            x = depthwise(convolution(x), norm)
+        first, second, *rest = self
+        if isinstance(first, ConvNormActivation) and first[0].kernel_size == (1, 1):
+            convolution, *norm = first
+            x = second(convolution(x), norm)  # the expansion's norm is trained together with the depthwise convolution
         else:
-            x = first(x)
+            x = second(first(x))
         for layer in rest:
             x = layer(x)
         return x

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -41,7 +42,7 @@ def convolution_norm(
     """
     if _depthwise(convolution) and all(_batch_norm(layers) for layers in (before, after) if layers):
         norms = [layers[0] for layers in (before, after) if layers]
-        if len(x) > 1 and all(kernels.takes(x, layer) for layer in (convolution, *norms)):
+        if all(kernels.takes(x, layer) for layer in (convolution, *norms)) and len(x) > 1:
             parameters = [(layers, layers[0].weight, layers[0].bias) for layers in (after, before) if layers]
             return kernels.DepthwiseNorm.apply(x, convolution.weight, convolution.stride[0], *chain(*parameters))
     if before:
@@ -49,7 +50,7 @@ def convolution_norm(
     return norm_activation(convolution(x), after)
 
 
-def _depthwise(layer: nn.Module) -> bool:
+def _depthwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether the kernels know this convolution."""
     return (
         type(layer) is nn.Conv2d

@@ -61,7 +61,7 @@ def forecast(config: TrainConfig, timed: bool) -> Forecast:
 
 def _seconds(prepared: "Prepared") -> float:
     """Of the whole run, from a few updates of fewer images than it will have."""
-    from mobilenet_train.cli.prepare import make_batches
+    from mobilenet_train.training.batches import make_batches
     from mobilenet_train.training.budget import measure_pace
 
     config, plan = prepared.config, prepared.plan

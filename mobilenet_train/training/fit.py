@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.distributed import agreed, summed
 from mobilenet_train.errors import RunError
+from mobilenet_train.training.batches import Batches
 from mobilenet_train.training.budget import Budget
 from mobilenet_train.training.evaluate import Interrupted, evaluate
 from mobilenet_train.training.plan import Plan
@@ -21,13 +21,6 @@ from mobilenet_train.training.step import rate_of, train_update
 
 class NotFiniteError(RunError):
     """A loss or a weight became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Batches:
-    train: TrainBatches
-    test: EvalBatches
-    val: EvalBatches | None
 
 
 def fit(

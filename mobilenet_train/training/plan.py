@@ -7,7 +7,7 @@ from torch import Tensor
 from mobilenet_train.config import TrainConfig
 from mobilenet_train.errors import ConfigError
 from mobilenet_train.runtime import Runtime
-from mobilenet_train.training.schedule import learning_rate, resolution
+from mobilenet_train.training.schedule import learning_rate, resolution, resolutions
 
 UNLIMITED = 2**62  # updates, where only a budget ends the run
 
@@ -45,8 +45,7 @@ class Plan:
     @property
     def resolutions(self) -> list[int]:
         """All that `resolution` gives, growing."""
-        start, full = self.config.progressive.start, self.config.dataset.resolution
-        return [full] if start is None else sorted({*range(start, full, self.divisor), full})
+        return resolutions(self.config.dataset.resolution, self.divisor, self.config.progressive)
 
 
 def make_plan(

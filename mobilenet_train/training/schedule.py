@@ -32,8 +32,12 @@ def resolution(update: int, total: int, full: int, divisor: int, progressive: Pr
 
     Grows in steps of `divisor`, by which the network divides the side of an image, so that no map loses a part.
     """
-    reached = progressive.full_from * total
-    if progressive.start is None or update >= reached:
+    sides, reached = resolutions(full, divisor, progressive), progressive.full_from * total
+    if update >= reached:
         return full
-    grown = (full - progressive.start) * update / reached
-    return progressive.start + int(grown / divisor) * divisor
+    return sides[int((full - sides[0]) * update / reached / divisor)]
+
+
+def resolutions(full: int, divisor: int, progressive: ProgressiveConfig) -> list[int]:
+    """All that `resolution` gives, growing."""
+    return [full] if progressive.start is None else [*range(progressive.start, full, divisor), full]

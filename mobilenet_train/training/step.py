@@ -32,7 +32,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
             with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
                 logits = network(images)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            loss = training_loss(logits, labels, plan)
+            loss = training_loss(logits, labels, config.label_smoothing, plan.class_weights)
             weight = share * ranks.size / len(batches)  # the exchange takes the mean over ranks
             state.scaler.scale(weight * (loss + l1_penalty(state.model, config.optim.l1))).backward()
         record(state, plan, logits.detach(), loss.detach(), labels)
@@ -57,9 +57,8 @@ def warm_up(state: TrainState, batch: tuple[Tensor, Tensor], plan: Plan) -> None
     state.load_state_dict(before)
 
 
-def training_loss(logits: Tensor, labels: Tensor, plan: Plan) -> Tensor:
+def training_loss(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
     """Mean cross-entropy; with class weights the mean of the weighted ones (not divided by the batch's weights)."""
-    smoothing, weights = plan.config.label_smoothing, plan.class_weights
     if weights is None:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
     return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum") / len(labels)

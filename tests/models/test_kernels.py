@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mobilenet_train.cli import report
 from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.models import blocks, kernels, mobilenet_v3_small
+from mobilenet_train.models import NETWORKS, blocks, kernels, mobilenet_v3_small
 from mobilenet_train.models.layers import BatchNorm2d
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="installed without a C compiler")
@@ -205,6 +205,16 @@ def test_they_take_over_in_training_only(applied: list[str]) -> None:
     model.double()(maps(2, 3, 32, 32).double())
     mobilenet_v3_small(num_classes=10, resolution=32)(maps(2, 3, 32, 32).contiguous())
     assert Counter(applied) == expected
+
+
+@pytest.mark.parametrize(("name", "depthwise"), [("v1", 13), ("v2", 17), ("v3_large", 15), ("v3_small", 11)])
+def test_every_depthwise_convolution_is_trained_with_its_norms(name: str, depthwise: int, applied: list[str]) -> None:
+    model = NETWORKS[name](num_classes=10, resolution=32).to(memory_format=torch.channels_last)
+    model(maps(2, 3, 32, 32))
+    norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
+    expansions = sum(isinstance(layer, blocks.Bottleneck) and layer[0][0].groups == 1 for layer in model.modules())
+    assert Counter(applied)["DepthwiseNorm"] == depthwise
+    assert Counter(applied)["NormActivation"] == norms - depthwise - expansions
 
 
 def test_a_depth_multiplier_is_left_to_torch() -> None:
