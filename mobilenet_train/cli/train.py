@@ -96,9 +96,14 @@ def compose_and_run(tracebacks: bool) -> int:
 def run_composed(composed: "DictConfig") -> int:  # type: ignore[name-defined]  # noqa: F821
     """Checks the whole configuration, then imports torch and trains."""
     from mobilenet_train.cli.resume import resolve_resume
+    from mobilenet_train.config import Cifar10Config
 
     overrides = job_overrides()
     config, folder = resolve_resume(checked_config(composed, overrides), overrides)
+    if isinstance(config.dataset, Cifar10Config):
+        from mobilenet_train.data.cifar10 import begin_reading
+
+        begin_reading(Path(config.dataset.root).expanduser())  # while torch is imported
 
     from mobilenet_train.cli.session import run
 

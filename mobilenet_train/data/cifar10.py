@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -25,6 +25,15 @@ CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 Arrays = tuple[np.ndarray, list[int]]  # images (N, 32, 32, 3) uint8 and labels
 
+_begun: dict[Path, Future[tuple[Arrays, Arrays]]] = {}
+
+
+def begin_reading(root: Path) -> None:
+    """Reads what is under `root` in a thread, for a `read_cifar10` to come: torch can be imported meanwhile."""
+    pool = ThreadPoolExecutor(1)
+    _begun[root] = pool.submit(_read_both, root / FOLDER)
+    pool.shutdown(wait=False)
+
 
 def read_cifar10(root: Path, download: bool) -> tuple[Arrays, Arrays]:
     """The 50,000 training and the 10,000 test images under `root`; torchvision fetches and unpacks what is missing.
@@ -32,14 +41,20 @@ def read_cifar10(root: Path, download: bool) -> tuple[Arrays, Arrays]:
     The files are read here, because importing torchvision takes longer than all the rest of it.
     Raises RunError naming the file that is damaged or missing, or why it can't be had.
     """
-    folder = root / FOLDER
+    folder, begun = root / FOLDER, _begun.pop(root, None)
+    if begun and begun.exception() is None:
+        return begun.result()
     try:
         missing = [folder / name for name in TRAIN | TEST if not (folder / name).exists()]
         if missing:
             _fetch(root, missing, download)
-        return _read(folder, TRAIN), _read(folder, TEST)
+        return _read_both(folder)
     except OSError as error:
         raise RunError(f"dataset.root={root} can't be read: {error.strerror} ({error.filename})") from error
+
+
+def _read_both(folder: Path) -> tuple[Arrays, Arrays]:
+    return _read(folder, TRAIN), _read(folder, TEST)
 
 
 def _read(folder: Path, files: dict[str, str]) -> Arrays:
@@ -47,7 +62,7 @@ def _read(folder: Path, files: dict[str, str]) -> Arrays:
     with ThreadPoolExecutor() as pool:
         batches = list(pool.map(_read_batch, [folder / name for name in files], files.values()))
     planes = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
-    return planes.transpose(0, 2, 3, 1), [label for _, labels in batches for label in labels]
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), [label for _, labels in batches for label in labels]
 
 
 def _read_batch(path: Path, md5: str) -> tuple[np.ndarray, list[int]]:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DigitsConfig
+from mobilenet_train.data import cifar10 as cifar10_files
+from mobilenet_train.data.cifar10 import begin_reading
 from mobilenet_train.data.images import (
     Dataset,
     ImageData,
@@ -277,6 +279,24 @@ def test_cifar10_is_what_the_official_files_hold(cifar10: Dataset, cifar10_root:
     planes = raw[b"data"].reshape(-1, 3, 32, 32)
     assert np.array_equal(cifar10.test.images.numpy(), planes.transpose(0, 2, 3, 1))
     assert cifar10.test.labels.tolist() == raw[b"labels"]
+
+
+@pytest.mark.real_data
+def test_cifar10_begun_early_is_the_same_and_read_once(
+    cifar10: Dataset, cifar10_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_reading(cifar10_root)
+    monkeypatch.setattr(cifar10_files, "_read_both", None)
+    early = load(cifar10_config(cifar10_root), seed=0)
+    assert early.fingerprint == cifar10.fingerprint
+    with pytest.raises(TypeError):
+        load(cifar10_config(cifar10_root), seed=0)  # what was begun is used once
+
+
+def test_what_could_not_be_read_early_is_reported_as_ever(tmp_path: Path) -> None:
+    begin_reading(tmp_path)
+    with pytest.raises(RunError, match=r"data_batch_1 is missing.*dataset\.download=false"):
+        load(cifar10_config(tmp_path), seed=0)
 
 
 @pytest.mark.real_data
