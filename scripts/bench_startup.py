@@ -19,7 +19,8 @@ from pathlib import Path
 import measure
 
 from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.deploy.latency import describe_machine
+from mobilenet_train.cli.train import nothing_collected
+from mobilenet_train.data.cifar10 import begin_reading
 
 COMMAND = ("model=v3_large", "device=cpu", "max_steps=1", "log_every=1")
 
@@ -42,7 +43,9 @@ def parts(began: float) -> dict[str, float]:
     stamps = [began, time.time()]
     config = compose_config(*COMMAND)
     stamps.append(time.time())
-    from mobilenet_train.cli import session  # noqa: F401  (torch and everything that a run needs)
+    begin_reading(Path(config.dataset.root))
+    with nothing_collected():
+        from mobilenet_train.cli import session  # noqa: F401  (torch and everything that a run needs)
 
     stamps.append(time.time())
     from mobilenet_train.cli.prepare import prepare_run
@@ -73,6 +76,8 @@ def main() -> None:
         whole.append({"command to first step": seconds_to_first_step()})
         worker = [sys.executable, __file__, "--worker", str(time.time())]
         stages.append(json.loads(subprocess.run(worker, stdout=subprocess.PIPE, check=True).stdout))
+    from mobilenet_train.deploy.latency import describe_machine  # imports torch
+
     row = measure.medians(whole) | measure.medians(stages)
     measure.show(f"seconds, median of {options.rounds}, {describe_machine()}", [row], options.csv)
 

@@ -1,8 +1,10 @@
 """`mnet-train`: composes the configuration, checks it, and only then loads torch and runs."""
 
+import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mobilenet_train import __version__
@@ -105,9 +107,24 @@ def run_composed(composed: "DictConfig") -> int:  # type: ignore[name-defined]  
 
         begin_reading(Path(config.dataset.root).expanduser())  # while torch is imported
 
-    from mobilenet_train.cli.session import run
+    with nothing_collected():
+        from mobilenet_train.cli.session import run
 
     return run(config, overrides, folder)
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Without Python's garbage collector, which would look through torch's modules while there is nothing to find yet.
+
+    What is there at the end is never looked through again.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def checked_config(composed: "DictConfig", overrides: list[str]) -> "TrainConfig":  # type: ignore[name-defined]  # noqa: F821
