@@ -428,7 +428,7 @@ void depthwise_forward(const float *x, const struct norm *before, const float *w
     team = omp_get_num_threads();
     const long first = d->images * me / team, last = d->images * (me + 1) / team;
     const struct window window = make_window(d, (band - 1) * d->stride + d->kernel);
-    float *line = malloc(d->width * channels * sizeof(float)), *shift = malloc(channels * sizeof(float));
+    float *line = malloc(d->width * channels * sizeof(float)), *shift = calloc(channels, sizeof(float));
     double *sum = moments + 2 * me * channels;
     for (long n = first; n < last; n++) {
       const float *image = x + n * d->height * d->width * channels;
