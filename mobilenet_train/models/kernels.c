@@ -63,10 +63,12 @@ struct norm {
   enum activation activation;
 };
 
-/* Adds a channel's two sums over the threads, whose rows of sums follow one another in `parts`, and over folded rows. */
-INLINE void add_parts(double *s, double *q, const double *parts, long team, long fold, long channels, long channel) {
+/* Adds a channel's two sums over the threads, whose rows of sums follow one another in `parts` (of zeros where a thread
+ * did not start), and over folded rows. */
+INLINE void add_parts(double *s, double *q, const double *parts, long threads, long fold, long channels,
+                      long channel) {
   const long columns = fold * channels;
-  for (long part = 0; part < team; part++)
+  for (long part = 0; part < threads; part++)
     for (long column = channel; column < columns; column += channels) {
       *s += parts[2 * part * columns + column];
       *q += parts[(2 * part + 1) * columns + column];
@@ -141,10 +143,11 @@ static struct columns backward_coefficients(const struct norm *n, long rows, lon
 }
 
 /* Mean and 1 / deviation of the batch from the threads' sums of x and of its square; updates the running ones. */
-static void finish_statistics(const struct norm *n, const double *moments, long team, long fold, long rows, long channels) {
+static void finish_statistics(const struct norm *n, const double *moments, long threads, long fold, long rows,
+                              long channels) {
   for (long c = 0; c < channels; c++) {
     double s = 0, q = 0;
-    add_parts(&s, &q, moments, team, fold, channels, c);
+    add_parts(&s, &q, moments, threads, fold, channels, c);
     const double mean = s / rows, variance = fmax(q / rows - mean * mean, 0);
     n->mean[c] = (float)mean;
     n->inverse_deviation[c] = (float)(1 / sqrt(variance + n->epsilon));
@@ -166,18 +169,15 @@ static void measure(const float *x, const struct norm *n, long rows, long channe
   double *moments = calloc(2 * threads * columns, sizeof(double));
   float *shift = malloc(columns * sizeof(float)); /* any number near the mean keeps the difference of squares exact */
   for (long f = 0; f < fold; f++) memcpy(shift + f * channels, x, channels * sizeof(float));
-  long team = 1;
 #pragma omp parallel num_threads(threads)
   {
-    const long me = omp_get_thread_num();
-#pragma omp single
-    team = omp_get_num_threads();
+    const long team = omp_get_num_threads(), me = omp_get_thread_num();
     const long first = folded_rows * me / team, last = folded_rows * (me + 1) / team;
     double *sum = moments + 2 * me * columns;
     add_moments(x, shift, sum, sum + columns, first, last, columns);
     shift_back(shift, sum, sum + columns, last - first, columns);
   }
-  finish_statistics(n, moments, team, fold, rows, channels);
+  finish_statistics(n, moments, threads, fold, rows, channels);
   free(moments);
   free(shift);
 }
@@ -245,10 +245,10 @@ static void input_gradient(enum activation kind, const float *gradient, const fl
   FOR_EACH_KIND(input_gradient_as, gradient, x, out, k, rows, columns)
 }
 
-static void finish_gradient_sums(const struct norm *n, const double *sums, long team, long fold, long channels) {
+static void finish_gradient_sums(const struct norm *n, const double *sums, long threads, long fold, long channels) {
   for (long c = 0; c < channels; c++) {
     double s = 0, q = 0;
-    add_parts(&s, &q, sums, team, fold, channels, c);
+    add_parts(&s, &q, sums, threads, fold, channels, c);
     n->grad_bias[c] = (float)s;
     n->grad_weight[c] = (float)(q * n->inverse_deviation[c]);
   }
@@ -259,17 +259,14 @@ static void parameter_gradients(const float *gradient, const float *x, const str
   const long fold = rows_to_fold(rows, channels), columns = fold * channels, folded_rows = rows / fold;
   double *sums = calloc(2 * threads * columns, sizeof(double));
   const struct columns k = coefficients(n, channels, fold);
-  long team = 1;
 #pragma omp parallel num_threads(threads)
   {
-    const long me = omp_get_thread_num();
-#pragma omp single
-    team = omp_get_num_threads();
+    const long team = omp_get_num_threads(), me = omp_get_thread_num();
     double *sum = sums + 2 * me * columns;
     add_gradient_sums(n->activation, gradient, x, k, sum, sum + columns, folded_rows * me / team,
                       folded_rows * (me + 1) / team, columns);
   }
-  finish_gradient_sums(n, sums, team, fold, channels);
+  finish_gradient_sums(n, sums, threads, fold, channels);
   free(k.scale);
   free(sums);
 }
@@ -420,12 +417,9 @@ void depthwise_forward(const float *x, const struct norm *before, const float *w
   }
   lanes *packed = pack_weight(weight, channels, taps);
   double *moments = calloc(2 * threads * channels, sizeof(double));
-  long team = 1;
 #pragma omp parallel num_threads(threads)
   {
-    const long me = omp_get_thread_num();
-#pragma omp single
-    team = omp_get_num_threads();
+    const long team = omp_get_num_threads(), me = omp_get_thread_num();
     const long first = d->images * me / team, last = d->images * (me + 1) / team;
     const struct window window = make_window(d, (band - 1) * d->stride + d->kernel);
     float *line = malloc(d->width * channels * sizeof(float)), *shift = calloc(channels, sizeof(float));
@@ -458,7 +452,7 @@ void depthwise_forward(const float *x, const struct norm *before, const float *w
     free(line);
     free(shift);
   }
-  finish_statistics(after, moments, team, 1, rows, channels);
+  finish_statistics(after, moments, threads, 1, rows, channels);
   normalise_maps(out, y, after, rows, channels, threads);
   free(k.scale);
   free(packed);
@@ -517,12 +511,9 @@ void depthwise_backward(const float *gradient, const float *x, const struct norm
   float *weight_sums = aligned_alloc(sizeof(lanes), threads * blocks * taps * sizeof(lanes));
   memset(weight_sums, 0, threads * blocks * taps * sizeof(lanes));
   double *norm_sums = calloc(2 * threads * channels, sizeof(double));
-  long team = 1;
 #pragma omp parallel num_threads(threads)
   {
-    const long me = omp_get_thread_num();
-#pragma omp single
-    team = omp_get_num_threads();
+    const long team = omp_get_num_threads(), me = omp_get_thread_num();
     const struct window window = make_window(d, band + d->kernel);
     float *lines = malloc(band * row_size * sizeof(float)), *out_line = malloc(out_row * sizeof(float));
     lanes *sums = (lanes *)weight_sums + me * blocks * taps;
@@ -567,13 +558,13 @@ void depthwise_backward(const float *gradient, const float *x, const struct norm
     const long block = c / LANES, lane = c - first_channel(block, channels);
     for (long tap = 0; tap < taps; tap++) {
       float total = 0;
-      for (long part = 0; part < team; part++)
+      for (long part = 0; part < threads; part++)
         total += weight_sums[((part * blocks + block) * taps + tap) * LANES + lane];
       grad_weight[c * taps + tap] = total;
     }
   }
   if (before) {
-    finish_gradient_sums(before, norm_sums, team, 1, channels);
+    finish_gradient_sums(before, norm_sums, threads, 1, channels);
     input_gradients(grad_x, x, grad_x, before, rows, channels, threads);
   }
   free(k.scale);

@@ -163,6 +163,8 @@ def agree_on(layer: nn.Module, images: Tensor) -> None:
     """Output and gradients of a layer are those that torch's own operators have in float64."""
     exact = copy.deepcopy(layer).double()
     inputs = [images.clone(memory_format=torch.preserve_format).requires_grad_(), images.double().requires_grad_()]
+    assert kernels.takes(inputs[0], layer)
+    assert not kernels.takes(inputs[1], layer)
     outputs = [network(x) for network, x in zip((layer, exact), inputs, strict=True)]
     for y in outputs:
         y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view(y.shape))
