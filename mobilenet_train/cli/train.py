@@ -136,7 +136,8 @@ def checked_config(composed: "DictConfig", overrides: list[str]) -> "TrainConfig
     typed = typed_keys(overrides)
     config = let_budget_decide(to_config(composed), typed)
     check(config)
-    check_effect(config, typed)
+    if config.resume is None:  # else what a key does depends on the run's own configuration
+        check_effect(config, typed)
     check_batch(config.batch_size, ranks_from_environment())
     return config
 

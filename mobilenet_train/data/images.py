@@ -55,6 +55,7 @@ class ImageData:
     test_images: Any
     test_labels: Any
     class_names: list[str]
+    fingerprint: str | None = None  # if it is known already; else it is worked out
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DatasetConfig, PicturesConfig
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.cifar10 import CLASSES as CIFAR10_CLASSES
+from mobilenet_train.data.cifar10 import FINGERPRINT as CIFAR10_FINGERPRINT
 from mobilenet_train.data.cifar10 import read_cifar10
 from mobilenet_train.data.images import (
     Dataset,
@@ -53,7 +54,7 @@ def _load_arrays(config: DatasetConfig, seed: int) -> Loaded:
     classes = len(source.class_names)
     train = make_split(source.train_images, source.train_labels, classes, "training")
     test = make_split(source.test_images, source.test_labels, classes, "test")
-    digest = fingerprint(train, test)
+    digest = source.fingerprint or fingerprint(train, test)
     if config.fraction < 1 or config.max_per_class is not None:
         train = train.take(stratified_sample(train.labels, seed, config.fraction, config.max_per_class))
     if config.max_per_class is not None:
@@ -73,7 +74,7 @@ def _preprocessing(config: DatasetConfig, train: Split) -> Preprocessing:
 def _cifar10(config: Cifar10Config, seed: int) -> ImageData:
     del seed  # the split is the official one
     train, test = read_cifar10(Path(config.root).expanduser(), config.download)
-    return ImageData(*train, *test, CIFAR10_CLASSES)
+    return ImageData(*train, *test, CIFAR10_CLASSES, CIFAR10_FINGERPRINT)
 
 
 def _digits(config: DatasetConfig, seed: int) -> ImageData:

@@ -282,6 +282,11 @@ def test_cifar10_is_what_the_official_files_hold(cifar10: Dataset, cifar10_root:
 
 
 @pytest.mark.real_data
+def test_the_fingerprint_of_the_official_files_need_not_be_worked_out(cifar10: Dataset) -> None:
+    assert cifar10.fingerprint == fingerprint(cifar10.train, cifar10.test)
+
+
+@pytest.mark.real_data
 def test_cifar10_begun_early_is_the_same_and_read_once(
     cifar10: Dataset, cifar10_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
