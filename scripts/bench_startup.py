@@ -19,9 +19,7 @@ from pathlib import Path
 import measure
 
 from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.cli.train import nothing_collected
-from mobilenet_train.config import Cifar10Config
-from mobilenet_train.data.cifar10 import begin_reading
+from mobilenet_train.cli.train import import_session
 
 COMMAND = ("model=v3_large", "device=cpu", "max_steps=1", "log_every=1")
 
@@ -44,11 +42,7 @@ def parts(began: float) -> dict[str, float]:
     stamps = [began, time.time()]
     config = compose_config(*COMMAND)
     stamps.append(time.time())
-    assert isinstance(config.dataset, Cifar10Config)
-    begin_reading(Path(config.dataset.root))
-    with nothing_collected():
-        from mobilenet_train.cli import session  # noqa: F401  (torch and everything that a run needs)
-
+    import_session(config)
     stamps.append(time.time())
     from mobilenet_train.cli.prepare import prepare_run
     from mobilenet_train.training.step import train_update

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mobilenet_train.config import SCHEMAS, SWEEP_KEYS, TrainConfig, check, check_effect, from_values
+from mobilenet_train.config import SCHEMAS, SWEEP_KEYS, TrainConfig, check, from_values
 from mobilenet_train.errors import ConfigError, RunError
 
 FREE = (
@@ -42,10 +42,8 @@ def resolve_resume(config: TrainConfig, overrides: list[str]) -> tuple[TrainConf
         raise ConfigError(f"resume={config.resume} and run_dir={config.run_dir} both name a run folder; give one")
     if config.resume is not None:
         folder = Path(config.resume).expanduser()
-        typed = typed_keys(overrides)
-        merged = merge(read_config(folder), config, [key for key in typed if key != "resume"])
-        check_effect(merged, typed)
-        return merged, folder
+        saved = read_config(folder)
+        return merge(saved, config, [key for key in typed_keys(overrides) if key != "resume"]), folder
     if config.run_dir is None:
         return config, None
     folder = Path(config.run_dir).expanduser()

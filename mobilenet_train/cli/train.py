@@ -98,19 +98,27 @@ def compose_and_run(tracebacks: bool) -> int:
 def run_composed(composed: "DictConfig") -> int:  # type: ignore[name-defined]  # noqa: F821
     """Checks the whole configuration, then imports torch and trains."""
     from mobilenet_train.cli.resume import resolve_resume
-    from mobilenet_train.config import Cifar10Config
 
     overrides = job_overrides()
     config, folder = resolve_resume(checked_config(composed, overrides), overrides)
+    check_use(config, overrides)
+    run = import_session(config)
+    return run(config, overrides, folder)
+
+
+def import_session(config: "TrainConfig") -> Callable[["TrainConfig", list[str], Path | None], int]:  # type: ignore[name-defined]  # noqa: F821
+    """`session.run`, which brings torch with it; CIFAR-10, if it is the data set, is read while that is imported."""
+    from mobilenet_train.config import Cifar10Config
+
     if isinstance(config.dataset, Cifar10Config):
         from mobilenet_train.data.cifar10 import begin_reading
 
-        begin_reading(Path(config.dataset.root).expanduser())  # while torch is imported
+        begin_reading(Path(config.dataset.root).expanduser())
 
     with nothing_collected():
         from mobilenet_train.cli.session import run
 
-    return run(config, overrides, folder)
+    return run
 
 
 @contextmanager
@@ -128,18 +136,26 @@ def nothing_collected() -> Iterator[None]:
 
 
 def checked_config(composed: "DictConfig", overrides: list[str]) -> "TrainConfig":  # type: ignore[name-defined]  # noqa: F821
-    """The configuration of one run after every check that needs no data. Raises ConfigError."""
+    """The configuration that was composed, after every check of its values. Raises ConfigError."""
     from mobilenet_train.cli.resume import typed_keys
-    from mobilenet_train.config import check, check_effect, let_budget_decide, to_config
+    from mobilenet_train.config import check, let_budget_decide, to_config
 
     check_choices(overrides)
-    typed = typed_keys(overrides)
-    config = let_budget_decide(to_config(composed), typed)
+    config = let_budget_decide(to_config(composed), typed_keys(overrides))
     check(config)
-    if config.resume is None:  # else what a key does depends on the run's own configuration
-        check_effect(config, typed)
-    check_batch(config.batch_size, ranks_from_environment())
     return config
+
+
+def check_use(config: "TrainConfig", overrides: list[str]) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """The checks of what was typed, and of the ranks, against the configuration that runs: with `resume` the run's own.
+
+    Raises ConfigError.
+    """
+    from mobilenet_train.cli.resume import typed_keys
+    from mobilenet_train.config import check_effect
+
+    check_effect(config, typed_keys(overrides))
+    check_batch(config.batch_size, ranks_from_environment())
 
 
 def in_sweep() -> bool:

@@ -55,7 +55,7 @@ class ImageData:
     test_images: Any
     test_labels: Any
     class_names: list[str]
-    fingerprint: str | None = None  # if it is known already; else it is worked out
+    fingerprint: str | None = None  # of the four, as `fingerprint` gives it, if known already; else it is worked out
 
 
 @dataclass(frozen=True)

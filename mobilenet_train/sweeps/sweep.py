@@ -17,7 +17,7 @@ from rich.table import Table
 from mobilenet_train import run_folder
 from mobilenet_train.cli.explain import explain
 from mobilenet_train.cli.messages import say
-from mobilenet_train.cli.train import checked_config
+from mobilenet_train.cli.train import check_use, checked_config
 from mobilenet_train.config import SWEEP_KEYS, TrainConfig, check_sweep
 from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.sweeps import report
@@ -110,7 +110,9 @@ class Sweep:
                 composed = self.loader.load_sweep_config(self.master, overrides)
                 with read_write(composed), open_dict(composed):
                     del composed["hydra"]
-                configs.append((checked_config(composed, overrides), overrides))
+                config = checked_config(composed, overrides)
+                check_use(config, overrides)
+                configs.append((config, overrides))
             except Exception as error:  # of the user's making: composing runs nothing
                 swept = " ".join(word for word in words if word.partition("=")[0] in self.swept)
                 reason = str(error) if isinstance(error, UserError) else explain(error)

@@ -108,6 +108,9 @@ def test_sigterm_saves_and_names_the_command_that_goes_on(mnet_train: Command, t
     assert refused.returncode == 2
     assert "batch_size=16" in refused.stderr
     assert "batch_size=32" in refused.stderr
+    refused = mnet_train("resume=run", env={**os.environ, "RANK": "0", "WORLD_SIZE": "20"})
+    assert refused.returncode == 2
+    assert "batch_size=32 is the global batch and too small for 20 ranks" in refused.stderr
 
 
 def test_a_finished_run_dir_says_so_and_exits_0(finished: Path, mnet_train: Command) -> None:
