@@ -398,10 +398,9 @@ def check(config: TrainConfig) -> None:
             f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model=custom does not say "
             "which part that is; leave it at 1"
         )
-    if config.device.name == "cpu" and config.device.precision in ("bf16", "fp16"):
+    if config.device.name == "cpu" and config.device.precision == "fp16":
         raise ConfigError(
-            f"device.precision={config.device.precision} needs a CUDA device, and device=cpu was asked for; "
-            "use device.precision=fp32"
+            "device.precision=fp16 needs a CUDA device, and device=cpu was asked for; use device.precision=fp32"
         )
     if config.device.name == "cpu" and config.device.sync_batch_norm:
         raise ConfigError("device.sync_batch_norm=true needs CUDA devices, and device=cpu was asked for; leave it out")

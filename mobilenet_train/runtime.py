@@ -9,6 +9,7 @@ import torch
 from mobilenet_train.config import DeviceConfig
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.machine import usable_cores
+from mobilenet_train.models import kernels
 from mobilenet_train.ranks import ALONE, Ranks
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -34,9 +35,11 @@ class Runtime:
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.autocast]
 
 
-def prepare(config: DeviceConfig, ranks: Ranks = ALONE) -> Runtime:
+def prepare(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> Runtime:
     """Chooses the device and sets up threads and memory for this process; ranks of a machine share its cores.
 
+    For a `custom` network precision=auto is fp32 on a CPU: PyTorch trains depthwise convolutions that the compiled
+    kernels don't know many times slower in bf16.
     Raises RunError if the device is not there, ConfigError if it lacks what was asked for.
     """
     keep_freed_memory()
@@ -51,7 +54,8 @@ def prepare(config: DeviceConfig, ranks: Ranks = ALONE) -> Runtime:
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True  # batches have one shape, so the fastest algorithm is worth a search
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return Runtime(device, threads, _autocast(config.precision, device), layout, ranks)
+    precision = "fp32" if custom and device.type == "cpu" and config.precision == "auto" else config.precision
+    return Runtime(device, threads, _autocast(precision, device), layout, ranks)
 
 
 def keep_freed_memory() -> None:
@@ -86,10 +90,25 @@ def _device(name: str, ranks: Ranks) -> torch.device:
 
 
 def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    if device.type != "cuda":
-        if precision in ("bf16", "fp16"):
-            raise ConfigError(f"device.precision={precision} needs a CUDA device; use device.precision=fp32")
-        return None
     if precision == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        precision = _fastest(device)
+    if device.type != "cuda" and precision == "fp16":
+        raise ConfigError("device.precision=fp16 needs a CUDA device; use device.precision=fp32")
+    if device.type != "cuda" and precision == "bf16" and not has_bf16(device):
+        raise ConfigError(
+            "device.precision=bf16 needs a CUDA device, or a CPU with bf16 instructions (AVX512_BF16) and the kernels "
+            "that a C compiler makes at installation; use device.precision=fp32"
+        )
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _fastest(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether it is a CPU that multiplies in bf16 itself, and the compiled kernels are there for all else."""
+    instructions = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return device.type == "cpu" and instructions and kernels.library(torch.bfloat16) is not None

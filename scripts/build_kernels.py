@@ -15,8 +15,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
-X86 = {  # a library for each kind of CPU that torch tells apart
-    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512")
+X86 = {  # a library for each kind of CPU that torch tells apart, and one for maps in bfloat16
+    "avx512": AVX512,
+    "avx512_bf16": (*AVX512, "-DBF16"),
     "avx2": ("-march=x86-64-v3",),
 }
 

@@ -6,6 +6,7 @@ from conftest import TINY, configure
 
 from mobilenet_train import runtime
 from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.models import kernels
 from mobilenet_train.ranks import ALONE, Ranks, ranks_from_environment
 
 
@@ -32,6 +33,21 @@ def test_auto_takes_cuda_before_apples_gpu_before_the_cpu(monkeypatch: pytest.Mo
     machine(monkeypatch)
     found = prepare(ALONE, "device=auto")
     assert (found.device.type, found.sum_dtype) == ("cpu", torch.float64)
+
+
+@pytest.mark.parametrize(("instructions", "compiled", "chosen"), [(1, 1, "bf16"), (0, 1, "fp32"), (1, 0, "fp32")])
+def test_auto_takes_bf16_on_a_cpu_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, instructions: int, compiled: int, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bool(instructions)})
+    monkeypatch.setattr(kernels, "library", lambda _: compiled or None)
+    assert prepare(ALONE, "device=cpu").precision == chosen
+    assert prepare(ALONE, "device=cpu", "device.precision=fp32").precision == "fp32"
+    device = configure(*TINY, "device=cpu").device
+    assert runtime.prepare(device, custom=True).precision == "fp32", "with PyTorch's own kernels it is slow"
+    if chosen == "fp32":
+        with pytest.raises(ConfigError, match=r"device\.precision=bf16 needs .* AVX512_BF16 .* C compiler"):
+            prepare(ALONE, "device=cpu", "device.precision=bf16")
 
 
 def test_each_rank_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     trained = load_run(arguments.run, trust_factory=arguments.trust_factory)
     tell_of_warning("mnet-eval", trained)
-    runtime = runtime_of(arguments, trained.config.device, trained.checkpoint.threads)
+    runtime = runtime_of(arguments, trained.config, trained.checkpoint.threads)
     dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
     folder = Path(arguments.out).expanduser() if arguments.out else trained.folder / "evaluation"
     with writing(folder):

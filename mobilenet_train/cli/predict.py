@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = find_pictures(arguments.pictures)
     trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
     tell_of_warning("mnet-predict", trained)
-    runtime = runtime_of(arguments, trained.config.device, threads=None)
+    runtime = runtime_of(arguments, trained.config, threads=None)
     classifier = Classifier(trained, runtime.device, runtime.memory_format)
     found = tell_of_bad_ones(classifier.stream(files, arguments.top, arguments.batch_size))
     if arguments.json:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from mobilenet_train.config import NetworkConfig, TrainConfig
+from mobilenet_train.config import CustomModelConfig, NetworkConfig, TrainConfig
 from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
@@ -50,7 +50,7 @@ def prepare_run(config: TrainConfig, listener: Listener = SILENT, starts: bool =
     Raises UserError if anything does not fit, StoppedError if the listener asks to stop.
     """
     ranks = join()
-    runtime = prepare(config.device, ranks)
+    runtime = prepare(config.device, ranks, isinstance(config.model, CustomModelConfig))
     dataset = for_evaluation(local_first(ranks, lambda: load(config.dataset, config.seed, listener)), config)
     dataset = dataset.to(runtime.device)
     weights = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None

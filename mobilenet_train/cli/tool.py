@@ -15,7 +15,7 @@ from mobilenet_train.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mobilenet_train.config import DeviceConfig
+    from mobilenet_train.config import TrainConfig
     from mobilenet_train.deploy.loading import TrainedRun
     from mobilenet_train.runtime import Runtime
 
@@ -82,17 +82,18 @@ def main_of(parser: Parser, command: Callable[[argparse.Namespace], int]) -> NoR
         sys.exit(130)
 
 
-def runtime_of(arguments: argparse.Namespace, config: "DeviceConfig", threads: int | None) -> "Runtime":
+def runtime_of(arguments: argparse.Namespace, config: "TrainConfig", threads: int | None) -> "Runtime":
     """The device and threads asked for on the command line, else CUDA if there is and `threads`.
 
     Precision and layout are the run's; a reduced precision that the CPU lacks becomes fp32. Raises RunError.
     """
     from mobilenet_train import runtime
+    from mobilenet_train.config import CustomModelConfig
 
-    name = arguments.device
-    precision = config.precision if name == config.name else "auto"
-    asked = replace(config, name=name, threads=arguments.threads or threads, precision=precision)
-    return runtime.prepare(asked)
+    name, device = arguments.device, config.device
+    precision = device.precision if name == device.name else "auto"
+    asked = replace(device, name=name, threads=arguments.threads or threads, precision=precision)
+    return runtime.prepare(asked, custom=isinstance(config.model, CustomModelConfig))
 
 
 def tell_of_warning(program: str, run: "TrainedRun") -> None:

@@ -1,6 +1,6 @@
 """Kernels for training on a CPU that are compiled when the package is installed (kernels.c); see there.
 
-They take over where they apply and nothing changes where they do not: another device or precision, another layout,
+They take over where they apply and nothing changes where they do not: another device, fp16 or fp64, another layout,
 evaluation, a package installed without a C compiler.
 """
 
@@ -16,13 +16,14 @@ from torch.nn import functional as F
 
 ACTIVATIONS = {type(None): 0, nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # as numbered in kernels.c
 FEWEST_CHANNELS = 16  # of a depthwise convolution
+MAPS = {torch.float32: "", torch.bfloat16: "_bf16"}  # -> the library's suffix
 INSTRUCTIONS = {"AVX512": "avx512", "AVX2": "avx2"}  # torch's name for what the CPU can do -> the library's
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels for this CPU, or None if there are none."""
-    name = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), "any")
+def library(dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
+    """The kernels compiled for this CPU and maps of `dtype`, or None if there are none."""
+    name = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), "any") + MAPS.get(dtype, "_none")
     try:
         return ctypes.CDLL(str(Path(__file__).with_name(f"kernels_{name}.so")))
     except OSError:  # not compiled, or for another system
@@ -30,18 +31,16 @@ def library() -> ctypes.CDLL | None:
 
 
 def takes(x: Tensor, layer: nn.Module) -> bool:
-    """Whether the kernels compute with `layer`, in training, and maps `x`: (N, C, H, W) fp32 channels-last on a CPU."""
+    """Whether the kernels compute with `layer`, in training, and maps `x`: (N, C, H, W) channels-last on a CPU."""
     return (
         layer.training
         and type(x) is Tensor
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
         and x.dim() == 4
         and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and x.is_contiguous(memory_format=torch.channels_last)
-        and library() is not None
+        and library(x.dtype) is not None
     )
 
 
@@ -92,7 +91,7 @@ class NormActivation(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layers: Layers) -> Tensor:
         y, *statistics = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
         norm = forward_norm(layers, statistics)
-        kernels().norm_forward(*_pointers(x, y), ctypes.byref(norm), *_rows(x), _threads())
+        kernels(x).norm_forward(*_pointers(x, y), ctypes.byref(norm), *_rows(x), _threads())
         ctx.save_for_backward(x, weight, bias, *statistics)
         ctx.activation = activation_of(layers)
         return y
@@ -104,7 +103,7 @@ class NormActivation(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         grad_x, *gradients = (torch.empty_like(tensor) for tensor in (x, *saved[:2]))
         norm = backward_norm(saved, gradients, ctx.activation)
-        kernels().norm_backward(*_pointers(gradient, x), ctypes.byref(norm), *_pointers(grad_x), *_rows(x), _threads())
+        kernels(x).norm_backward(*_pointers(gradient, x), ctypes.byref(norm), *_pointers(grad_x), *_rows(x), _threads())
         return grad_x, *gradients, None
 
 
@@ -130,10 +129,11 @@ class DepthwiseNorm(torch.autograd.Function):
     ) -> Tensor:
         images, channels, *size = x.shape
         out_size = [(side - 1) // stride + 1 for side in size]
-        out, y = (torch.empty(images, channels, *out_size, memory_format=torch.channels_last) for _ in range(2))
+        out_shape = (images, channels, *out_size)
+        out, y = (torch.empty(out_shape, dtype=x.dtype, memory_format=torch.channels_last) for _ in range(2))
         mean, deviation, before_mean, before_deviation = (torch.empty_like(after_weight) for _ in range(4))
         shape = DepthwiseShape(images, *size, channels, *out_size, weight.shape[2], stride)
-        kernels().depthwise_forward(
+        kernels(x).depthwise_forward(
             *_pointers(x),
             ctypes.byref(forward_norm(before, (before_mean, before_deviation))) if before else None,
             *_pointers(weight, out),
@@ -154,7 +154,7 @@ class DepthwiseNorm(torch.autograd.Function):
         of_after, *of_before = ctx.activations
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         grad_x, grad_weight, *gradients = (torch.empty_like(tensor) for tensor in (x, weight, *norms[:2] * 2))
-        kernels().depthwise_backward(
+        kernels(x).depthwise_backward(
             *_pointers(gradient, x),
             ctypes.byref(backward_norm(norms[4:], gradients[2:], *of_before)) if of_before else None,
             *_pointers(weight, out),
@@ -171,31 +171,38 @@ class SqueezeExcite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        means = x.mean((2, 3))
-        squeezed = F.linear(means, w1, b1).relu_()
-        scale = F.hardsigmoid(F.linear(squeezed, w2, b2))
+        sums = torch.empty(x.shape[:2])
+        kernels(x).sums_of_pixels(*_pointers(x, sums), *_images(x), _threads())
+        means = sums / (x.shape[2] * x.shape[3])
+        with torch.autocast("cpu", enabled=False):
+            squeezed = F.linear(means, w1, b1).relu_()
+            scale = F.hardsigmoid(F.linear(squeezed, w2, b2))
         ctx.save_for_backward(x, w1, w2, means, squeezed, scale)
-        return x * scale[:, :, None, None]
+        return _scale_and_lift(x, scale, torch.zeros_like(scale))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         x, w1, w2, means, squeezed, scale = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        images, channels, height, width = x.shape
-        sizes = (*map(ctypes.c_long, (images, height * width, channels)), _threads())
         of_scale = torch.empty_like(scale)
-        kernels().sums_of_products(*_pointers(gradient, x, of_scale), *sizes)
+        kernels(x).sums_of_products(*_pointers(gradient, x, of_scale), *_images(x), _threads())
         excited = of_scale * ((scale > 0) & (scale < 1)) / 6
         hidden = excited.mm(w2) * (squeezed > 0)
-        level = hidden.mm(w1) / (height * width)
-        of_x = torch.empty_like(x)
-        kernels().scale_and_lift(*_pointers(gradient, scale, level, of_x), *sizes)
+        level = hidden.mm(w1) / (x.shape[2] * x.shape[3])
+        of_x = _scale_and_lift(gradient, scale, level)
         return of_x, hidden.t().mm(means), hidden.sum(0), excited.t().mm(squeezed), excited.sum(0)
 
 
-def kernels() -> ctypes.CDLL:
-    found = library()
+def _scale_and_lift(x: Tensor, scale: Tensor, level: Tensor) -> Tensor:
+    """x (N, C, H, W) times scale (N, C) plus level (N, C)."""
+    out = torch.empty_like(x)
+    kernels(x).scale_and_lift(*_pointers(x, scale, level, out), *_images(x), _threads())
+    return out
+
+
+def kernels(x: Tensor) -> ctypes.CDLL:
+    found = library(x.dtype)
     assert found is not None  # takes() said so
     return found
 
@@ -207,6 +214,11 @@ def _pointers(*tensors: Tensor | None) -> Iterator[ctypes.c_void_p]:
 def _rows(x: Tensor) -> Iterator[ctypes.c_long]:
     """(N, C, H, W) -> rows N x H x W and channels."""
     return map(ctypes.c_long, (x.numel() // x.shape[1], x.shape[1]))
+
+
+def _images(x: Tensor) -> Iterator[ctypes.c_long]:
+    """(N, C, H, W) -> images, pixels of each and channels."""
+    return map(ctypes.c_long, (x.shape[0], x.shape[2] * x.shape[3], x.shape[1]))
 
 
 def _threads() -> ctypes.c_int:

@@ -149,7 +149,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "device.threads", 0, "from 1 to 1024"),
     ("", "device.threads", 1025, "from 1 to 1024"),
     ("", "device.precision", "int8", "auto, fp32, bf16, fp16"),
-    ("device=cpu", "device.precision", "bf16", "device.precision=fp32"),
+    ("device=cpu", "device.precision", "fp16", "device.precision=fp32"),
     ("", "device.compile", "fast", "null or one of default, reduce-overhead, max-autotune"),
     ("", "dataset.resolution", 7, "from 8 to 4096"),
     ("", "dataset.resolution", 4097, "from 8 to 4096"),

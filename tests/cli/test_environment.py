@@ -278,7 +278,9 @@ def test_half_precision_on_a_cpu_found_by_auto_is_a_wrong_configuration(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "device.precision=bf16" in refused(2, *TINY, "device=auto", "device.precision=bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert "AVX512_BF16" in refused(2, *TINY, "device=auto", "device.precision=bf16")
+    assert "device.precision=fp16" in refused(2, *TINY, "device=auto", "device.precision=fp16")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -176,6 +176,72 @@ def agree_on(layer: nn.Module, images: Tensor) -> None:
         torch.testing.assert_close(ours.double(), torchs.double(), rtol=1e-5, atol=1e-5)
 
 
+in_bf16 = pytest.mark.skipif(kernels.library(torch.bfloat16) is None, reason="bf16 needs a CPU with AVX-512")
+
+
+@in_bf16
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [(4, 5), (16, 16), (5, 70)], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(
+            partial(Depthwise, channels, kernel, stride, "hard_swish", expanded=expanded)
+            for channels, kernel, stride in [(16, 3, 1), (40, 5, 1), (72, 3, 2), (200, 5, 2)]
+            for expanded in (False, True)
+        ),
+        partial(blocks.SqueezeExcitation, 72),
+        partial(norm_like, 24),
+    ],
+)
+def test_maps_in_bf16_cost_no_more_than_their_rounding(
+    layer: partial, size: tuple[int, int], threads: int, applied: list[str]
+) -> None:
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        stay_near(layer(), maps(3, layer.args[0], *size).bfloat16())
+    finally:
+        torch.set_num_threads(before)
+    assert len(applied) == 1
+
+
+def stay_near(layer: nn.Module, images: Tensor) -> None:
+    """Output and gradients of a layer for maps in bf16 are near those in float64."""
+    exact = copy.deepcopy(layer).double()
+    inputs = [images.clone(memory_format=torch.preserve_format).requires_grad_(), images.double().requires_grad_()]
+    outputs = [network(x) for network, x in zip((layer, exact), inputs, strict=True)]
+    assert outputs[0].dtype == torch.bfloat16
+    gradient = torch.cos(torch.arange(outputs[0].numel())).view(outputs[0].shape).bfloat16()
+    for y in outputs:
+        y.backward(gradient.to(y.dtype))
+    found = [outputs[0], inputs[0].grad, *(p.grad for p in layer.parameters()), *layer.buffers()]
+    wanted = [outputs[1], inputs[1].grad, *(p.grad for p in exact.parameters()), *exact.buffers()]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours.double() - theirs).norm() <= 0.1 * theirs.double().norm()  # some values end up beyond a kink
+
+
+@in_bf16
+def test_not_a_number_is_not_lost_in_bf16() -> None:
+    x = maps(4, 16, 4, 4).bfloat16()
+    x[1, 2, 0, 0] = torch.nan
+    assert norm_like(16)(x.requires_grad_(), nn.Hardswish())[:, 2].isnan().all()
+
+
+def test_a_depthwise_convolution_that_they_do_not_know_is_trained_in_fp32() -> None:
+    layer, x, seen = Depthwise(8, 3, 1, "relu", expanded=True), maps(3, 8, 4, 4).requires_grad_(), []
+    layer.depthwise[0].register_forward_hook(lambda _, inputs, out: seen.extend([inputs[0].dtype, out.dtype]))
+    pointwise = nn.Conv2d(8, 8, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        images = pointwise(x)
+        assert images.dtype == torch.bfloat16
+        layer(images).sum().backward()
+    assert seen == [torch.float32, torch.float32]
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
 def loss_and_gradients(seed: int = 0) -> tuple[Tensor, ...]:
     torch.manual_seed(seed)
     model = mobilenet_v3_small(num_classes=10, resolution=32, dropout=0.0).to(memory_format=torch.channels_last)
@@ -186,7 +252,7 @@ def loss_and_gradients(seed: int = 0) -> tuple[Tensor, ...]:
 
 def test_a_whole_network_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     with_kernels = loss_and_gradients()
-    monkeypatch.setattr(kernels, "library", lambda: None)
+    monkeypatch.setattr(kernels, "library", lambda _=None: None)
     for ours, torchs in zip(with_kernels, loss_and_gradients(), strict=True):
         assert (ours - torchs).norm() <= 1e-3 * torchs.norm() + 1e-6
 
@@ -232,6 +298,6 @@ def test_a_run_says_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> N
         report.describe(prepared, console)
         plans.append("no compiled kernels" in console.export_text())
         environments.append(report.environment(prepared.runtime)["device"])
-        monkeypatch.setattr(kernels, "library", lambda: None)
+        monkeypatch.setattr(kernels, "library", lambda _=None: None)
     assert plans == [False, True]
     assert environments[0] == f"{environments[1]}, compiled kernels"
