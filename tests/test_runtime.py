@@ -1,10 +1,13 @@
 """Which device and how many threads a rank gets."""
 
+import argparse
+
 import pytest
 import torch
 from conftest import TINY, configure
 
 from mobilenet_train import runtime
+from mobilenet_train.cli.tool import runtime_of
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.models import kernels
 from mobilenet_train.ranks import ALONE, Ranks, ranks_from_environment
@@ -46,8 +49,21 @@ def test_auto_takes_bf16_on_a_cpu_that_has_it(
     device = configure(*TINY, "device=cpu").device
     assert runtime.prepare(device, custom=True).precision == "fp32", "with PyTorch's own kernels it is slow"
     if chosen == "fp32":
-        with pytest.raises(ConfigError, match=r"device\.precision=bf16 needs .* AVX512_BF16 .* C compiler"):
+        with pytest.raises(ConfigError, match=r"device\.precision=bf16 needs .* AVX512_BF16.* C compiler"):
             prepare(ALONE, "device=cpu", "device.precision=bf16")
+
+
+def test_tools_take_the_precision_of_the_run_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    arguments = argparse.Namespace(device="auto", threads=None)
+    config = configure(*TINY, "device=cuda", "device.precision=bf16", "device.sync_batch_norm=true")
+    assert runtime_of(arguments, config, threads=1).precision == "fp32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(kernels, "library", lambda _: True)
+    assert runtime_of(arguments, config, threads=1).precision == "bf16"
+    config.device.precision = "fp32"
+    assert runtime_of(arguments, config, threads=1).precision == "fp32"
 
 
 def test_each_rank_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,15 +85,19 @@ def main_of(parser: Parser, command: Callable[[argparse.Namespace], int]) -> NoR
 def runtime_of(arguments: argparse.Namespace, config: "TrainConfig", threads: int | None) -> "Runtime":
     """The device and threads asked for on the command line, else CUDA if there is and `threads`.
 
-    Precision and layout are the run's; a reduced precision that the CPU lacks becomes fp32. Raises RunError.
+    Precision and layout are the run's; a reduced precision that this device lacks becomes the one it would choose.
+    Raises RunError.
     """
     from mobilenet_train import runtime
     from mobilenet_train.config import CustomModelConfig
 
-    name, device = arguments.device, config.device
-    precision = device.precision if name == device.name else "auto"
-    asked = replace(device, name=name, threads=arguments.threads or threads, precision=precision)
-    return runtime.prepare(asked, custom=isinstance(config.model, CustomModelConfig))
+    custom = isinstance(config.model, CustomModelConfig)
+    threads = arguments.threads or threads
+    asked = replace(config.device, name=arguments.device, threads=threads, sync_batch_norm=False)
+    try:
+        return runtime.prepare(asked, custom=custom)
+    except ConfigError:
+        return runtime.prepare(replace(asked, precision="auto"), custom=custom)
 
 
 def tell_of_warning(program: str, run: "TrainedRun") -> None:
