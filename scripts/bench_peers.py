@@ -4,7 +4,8 @@
 
 Needs the CIFAR-10 files (MNET_DATA) and timm (the `test` extra). Every case trains the same network from scratch at
 32x32 with the same strides dropped, batch, threads and augmentation (crop and flip), data and metrics included; each
-in a process of its own and in turns. `torchvision` is its references' classification script in short: PIL transforms
+in a process of its own and in turns. `ours` is the trainer in its default precision; `fp32` the same in fp32, where
+that is not the default. `torchvision` is its references' classification script in short: PIL transforms
 in a DataLoader, NCHW, SGD, accuracy and loss read at every step. `timm` is its create_loader and create_model with
 --channels-last. The peers get the better of the worker counts in --workers.
 """
@@ -13,7 +14,8 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from mobilenet_train.cli.conf import compose_config
 from mobilenet_train.cli.prepare import prepare_run
 from mobilenet_train.deploy.latency import describe_machine
+from mobilenet_train.runtime import has_bf16
 
 WARMUP_STEPS = 3
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -37,18 +40,34 @@ TIMM = {
 DROPPED_STRIDES = 2  # what stride_plan=auto does to all four networks at 32x32: a final map of 4x4
 
 Batches = Iterator[tuple[Tensor, Tensor]]
+Loop = Callable[
+    [str, int, int, int], list[float]
+]  # network, batch size, steps, workers -> a time stamp after each step
 
 
 def worker(tool: str, network: str, batch_size: int, steps: int, workers: int) -> dict[str, float]:
     """Images per second of one tool, data and metrics included."""
-    stamps = {"ours": ours, "torchvision": torchvision, "timm": timm}[tool](network, batch_size, steps, workers)
+    tools: dict[str, Loop] = {
+        "ours": ours,
+        "fp32": partial(ours, precision="fp32"),
+        "torchvision": torchvision,
+        "timm": timm,
+    }
+    stamps = tools[tool](network, batch_size, steps, workers)
     return {"images_per_second": batch_size * steps / (stamps[-1] - stamps[WARMUP_STEPS - 1])}
 
 
-def ours(network: str, batch_size: int, steps: int, _workers: int) -> list[float]:
+def ours(network: str, batch_size: int, steps: int, _workers: int, precision: str = "auto") -> list[float]:
     """The trainer's own epoch."""
-    overrides = (f"model={network}", f"batch_size={batch_size}", f"max_steps={WARMUP_STEPS + steps}", "device=cpu")
-    prepared = prepare_run(compose_config(*overrides))
+    prepared = prepare_run(
+        compose_config(
+            f"model={network}",
+            f"batch_size={batch_size}",
+            f"max_steps={WARMUP_STEPS + steps}",
+            "device=cpu",
+            f"device.precision={precision}",
+        )
+    )
     return measure.trainer_stamps(prepared, time.perf_counter)
 
 
@@ -142,6 +161,8 @@ def compare(network: str, options: argparse.Namespace) -> dict[str, str | float]
     """One row of the table: medians, and how many times faster we are."""
     sizes = (str(options.batch_size), str(options.steps))
     cases = [("ours", network, *sizes, "0")]
+    if has_bf16(torch.device("cpu")):
+        cases.append(("fp32", network, *sizes, "0"))
     cases += [("timm", network, *sizes, workers) for workers in options.workers]
     if network in TORCHVISION:
         cases += [("torchvision", network, *sizes, workers) for workers in options.workers]
@@ -149,10 +170,12 @@ def compare(network: str, options: argparse.Namespace) -> dict[str, str | float]
     best: dict[str, float] = {}
     for case, measurements in results.items():
         best[case[0]] = max(best.get(case[0], 0.0), measure.medians(measurements)["images_per_second"])
-    row: dict[str, str | float] = {"network": network, "mnet-train": best["ours"]}
+    fp32 = best.get("fp32", best["ours"])
+    row: dict[str, str | float] = {"network": network, "mnet-train": best["ours"], "in fp32": fp32}
     for peer in ("torchvision", "timm"):
         row[peer] = best.get(peer, "none")
         row[f"/ {peer}"] = best["ours"] / best[peer] if peer in best else "-"
+        row[f"fp32 / {peer}"] = fp32 / best[peer] if peer in best else "-"
     return row
 
 

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 import measure
+import torch
 from torch.nn import functional as F
 
 from mobilenet_train import runtime
@@ -53,11 +54,13 @@ def stamp() -> Stamp:
 
 def bare_loop(prepared: Prepared, updates: int) -> list[Stamp]:
     """Updates on one and the same batch, as short as they can be written; a stamp after each."""
-    model, optimizer = prepared.state.model, prepared.state.optimizer
+    model, optimizer, precision = prepared.state.model, prepared.state.optimizer, prepared.runtime.autocast
     images, labels = next(prepared.batches.train.epoch(0))
     stamps = []
     for _ in range(updates):
-        F.cross_entropy(model(images), labels, label_smoothing=0.1).backward()
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels, label_smoothing=0.1).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         stamps.append(stamp())
