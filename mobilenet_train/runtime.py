@@ -38,8 +38,8 @@ class Runtime:
 def prepare(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> Runtime:
     """Chooses the device and sets up threads and memory for this process; ranks of a machine share its cores.
 
-    For a `custom` network precision=auto is fp32 on a CPU: PyTorch trains depthwise convolutions that the compiled
-    kernels don't know many times slower in bf16.
+    For a `custom` network, and without channels_last, precision=auto is fp32 on a CPU: the compiled kernels don't apply,
+    and PyTorch trains depthwise convolutions many times slower in bf16.
     Raises RunError if the device is not there, ConfigError if it lacks what was asked for.
     """
     keep_freed_memory()
@@ -54,7 +54,8 @@ def prepare(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) ->
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True  # batches have one shape, so the fastest algorithm is worth a search
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    precision = "fp32" if custom and device.type == "cpu" and config.precision == "auto" else config.precision
+    no_kernels = device.type == "cpu" and (custom or not config.channels_last)
+    precision = "fp32" if no_kernels and config.precision == "auto" else config.precision
     return Runtime(device, threads, _autocast(precision, device), layout, ranks)
 
 

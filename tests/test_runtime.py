@@ -46,6 +46,7 @@ def test_auto_takes_bf16_on_a_cpu_that_has_it(
     monkeypatch.setattr(kernels, "library", lambda _: compiled or None)
     assert prepare(ALONE, "device=cpu").precision == chosen
     assert prepare(ALONE, "device=cpu", "device.precision=fp32").precision == "fp32"
+    assert prepare(ALONE, "device=cpu", "device.channels_last=false").precision == "fp32"
     device = configure(*TINY, "device=cpu").device
     assert runtime.prepare(device, custom=True).precision == "fp32", "with PyTorch's own kernels it is slow"
     if chosen == "fp32":

@@ -1,6 +1,6 @@
 /* The parts of a training step on a CPU that PyTorch's own kernels spend most of their time on without need:
- * batch-norm with the activation after it, the backward pass of squeeze-and-excite, and the weight gradient of a
- * depthwise convolution. kernels.py calls them.
+ * batch-norm with the activation after it, squeeze-and-excite, and a depthwise convolution with the norms around it.
+ * kernels.py calls them.
  *
  * Maps are float32, or bfloat16 where BF16 is defined, in channels-last order: rows of `channels` numbers, one row a
  * pixel. All else is float32, and so is all arithmetic. Work is split over threads the same way every time and partial
