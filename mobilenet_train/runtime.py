@@ -38,8 +38,8 @@ class Runtime:
 def prepare(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> Runtime:
     """Chooses the device and sets up threads and memory for this process; ranks of a machine share its cores.
 
-    For a `custom` network, and without channels_last, precision=auto is fp32 on a CPU: the compiled kernels don't apply,
-    and PyTorch trains depthwise convolutions many times slower in bf16.
+    For a `custom` network, and without channels_last, precision=auto is fp32 on a CPU: the compiled kernels don't apply
+    then, and PyTorch trains depthwise convolutions many times slower in bf16.
     Raises RunError if the device is not there, ConfigError if it lacks what was asked for.
     """
     keep_freed_memory()
