@@ -34,6 +34,10 @@ class Runtime:
     def precision(self) -> str:
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.autocast]
 
+    def casting(self) -> torch.autocast:
+        """Within it a network computes in this precision."""
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+
 
 def prepare(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> Runtime:
     """Chooses the device and sets up threads and memory for this process; ranks of a machine share its cores.

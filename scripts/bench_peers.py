@@ -40,9 +40,7 @@ TIMM = {
 DROPPED_STRIDES = 2  # what stride_plan=auto does to all four networks at 32x32: a final map of 4x4
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-Loop = Callable[
-    [str, int, int, int], list[float]
-]  # network, batch size, steps, workers -> a time stamp after each step
+Loop = Callable[[str, int, int, int], list[float]]  # network, batch size, steps, workers -> stamp after each step
 
 
 def worker(tool: str, network: str, batch_size: int, steps: int, workers: int) -> dict[str, float]:

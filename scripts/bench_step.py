@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 
 import measure
-import torch
 from torch.nn import functional as F
 
 from mobilenet_train import runtime
@@ -54,11 +53,11 @@ def stamp() -> Stamp:
 
 def bare_loop(prepared: Prepared, updates: int) -> list[Stamp]:
     """Updates on one and the same batch, as short as they can be written; a stamp after each."""
-    model, optimizer, precision = prepared.state.model, prepared.state.optimizer, prepared.runtime.autocast
+    model, optimizer = prepared.state.model, prepared.state.optimizer
     images, labels = next(prepared.batches.train.epoch(0))
     stamps = []
     for _ in range(updates):
-        with torch.autocast("cpu", precision, enabled=precision is not None):
+        with prepared.runtime.casting():
             logits = model(images)
         F.cross_entropy(logits.float(), labels, label_smoothing=0.1).backward()
         optimizer.step()

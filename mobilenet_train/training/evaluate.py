@@ -39,7 +39,7 @@ def evaluate(
             raise Interrupted
         if len(labels) == 0:  # this rank has no share of a small last batch
             continue
-        with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
+        with runtime.casting():
             logits = model(images).float()
         totals += batch_sums(logits, labels)
         show(logits)

@@ -29,7 +29,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
         torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
         share = len(labels) / config.batch_size  # of the global batch
         with exchange(network, now=number == len(batches) - 1):
-            with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
+            with runtime.casting():
                 logits = network(images)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = training_loss(logits, labels, config.label_smoothing, plan.class_weights)

@@ -3,6 +3,8 @@
 import copy
 import io
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -24,6 +26,16 @@ ACTIVATIONS = (None, nn.ReLU(), nn.ReLU6(), nn.Hardswish())
 def maps(*shape: int, mean: float = 0.0) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return (torch.randn(*shape, generator=generator) * 4 + mean).to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def using(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def norm_like(channels: int) -> BatchNorm2d:
@@ -59,13 +71,9 @@ def test_norm_and_activation_are_torchs(shape: tuple, activation: nn.Module | No
     x = maps(*shape, mean=3.0)
     norm = norm_like(shape[1])
     wanted = through(in_float64(norm), activation, x.double())
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with using(threads):
         assert kernels.takes(x, norm)
         got = through(norm, activation, x)
-    finally:
-        torch.set_num_threads(before)
     for ours, exact in zip(got, wanted, strict=True):
         torch.testing.assert_close(ours.double(), exact, rtol=2e-4, atol=2e-4)
     assert norm.num_batches_tracked == 1
@@ -133,12 +141,8 @@ def test_depthwise_between_norms_is_torchs(
 @pytest.mark.parametrize("threads", [1, 3, 8])
 @pytest.mark.parametrize("activation", [None, "relu", "relu6", "hard_swish"])
 def test_depthwise_with_any_activation_and_any_threads(activation: str | None, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with using(threads):
         agree_on(Depthwise(24, 3, 1, activation, expanded=True), maps(4, 24, 8, 8))
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_other_layers_around_a_depthwise_convolution_are_left_to_torch(applied: list[str]) -> None:
@@ -198,12 +202,8 @@ def test_maps_in_bf16_cost_no_more_than_their_rounding(
     layer: partial, size: tuple[int, int], threads: int, applied: list[str]
 ) -> None:
     torch.manual_seed(0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with using(threads):
         stay_near(layer(), maps(3, layer.args[0], *size).bfloat16())
-    finally:
-        torch.set_num_threads(before)
     assert len(applied) == 1
 
 
