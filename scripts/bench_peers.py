@@ -60,6 +60,7 @@ def ours(network: str, batch_size: int, steps: int, _workers: int, precision: st
     prepared = prepare_run(
         compose_config(
             f"model={network}",
+            "optim=sgd",  # the peers' own
             f"batch_size={batch_size}",
             f"max_steps={WARMUP_STEPS + steps}",
             "device=cpu",

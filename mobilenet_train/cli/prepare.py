@@ -73,7 +73,7 @@ def prepare_run(config: TrainConfig, listener: Listener = SILENT, starts: bool =
     state = TrainState(
         model=model,
         ema=Ema(model, config.ema.decay) if config.ema.decay else None,
-        optimizer=build_optimizer(model, config.optim),
+        optimizer=build_optimizer(model, config.optim, torch.bfloat16 if runtime.precision == "bf16" else None),
         scaler=torch.amp.GradScaler(runtime.device.type, enabled=runtime.autocast is torch.float16),
         sums=new_sums(runtime),
         first_bad_step=torch.tensor(-1, device=runtime.device),

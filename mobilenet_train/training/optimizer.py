@@ -10,11 +10,16 @@ from mobilenet_train.config import AdamConfig, MuonConfig, OptimConfig, RmspropC
 from mobilenet_train.models import MobileNet
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser of `config` over the trainable parameters of `model`, fused where torch can."""
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, products: torch.dtype | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser of `config` over the trainable parameters of `model`, fused where torch can.
+
+    Muon multiplies matrices in the type `products`, by default the kernels' own; bf16 suffices and is faster.
+    """
     groups = parameter_groups(model, config)
     if isinstance(config, MuonConfig):
-        return Muon(groups, config.sgd_lr, config.sgd_momentum, config.momentum)
+        return Muon(groups, config.sgd_lr, config.sgd_momentum, config.momentum, products)
     if isinstance(config, SgdConfig):
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     if isinstance(config, RmspropConfig):
@@ -97,13 +102,25 @@ class Muon(SGD):
 
     A kernel (out, in, 1, 1) is a matrix; its update is the nearest matrix that turns all directions by the same
     amount. Batch-norm follows these kernels and takes out their length, so the length is held and the rate is the
-    length of an update as a share of it. torch.optim.Muon takes matrices only and computes in bfloat16, which few
-    CPUs have.
+    length of an update as a share of it. torch.optim.Muon takes matrices only and always multiplies them in bf16,
+    which few CPUs have.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, sgd_momentum: float, momentum: float) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        sgd_momentum: float,
+        momentum: float,
+        products: torch.dtype | None,
+    ) -> None:
         groups = [group | {"momentum": momentum if group["matrices"] else sgd_momentum} for group in groups]
         super().__init__(groups, lr=lr, momentum=sgd_momentum, nesterov=True, foreach=True)
+        self.products = products
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy gets: torch's own leaves out all attributes of a subclass."""
+        return super().__getstate__() | {"products": self.products}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -123,7 +140,7 @@ class Muon(SGD):
             state["length"] = kernel.norm()
         velocity = state["velocity"].mul_(momentum).add_(gradient)
         ahead = gradient.add(velocity, alpha=momentum)
-        direction = orthogonalised(ahead.flatten(1)).view_as(kernel)
+        direction = orthogonalised(ahead.flatten(1).to(self.products or kernel.dtype)).to(kernel.dtype).view_as(kernel)
         kernel.mul_(state["length"] / kernel.norm())
         kernel.sub_(direction * (state["length"] / direction.norm()), alpha=rate)
 

@@ -195,6 +195,13 @@ def test_what_is_typed_wins_over_a_recipe() -> None:
     assert configure("dataset=digits", "model=v3_small", "optim=sgd", "optim.lr=0.03").optim.lr == 0.03
 
 
+def test_cifar10_begins_with_muon_unless_another_optimiser_is_named() -> None:
+    assert configure("dataset=cifar10").optim.name == "muon"
+    assert configure("dataset=cifar10", "optim=adam").optim.name == "adam"
+    assert configure("dataset=cifar10", "experiment=tutorial").optim.name == "adam"
+    assert configure("dataset=digits").optim.name == "sgd"
+
+
 def test_digits_are_not_mirrored_unless_asked_for() -> None:
     assert configure("dataset=digits").augment.flip is False
     assert configure("dataset=digits", "augment=basic").augment.flip is True

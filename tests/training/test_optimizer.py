@@ -34,7 +34,7 @@ def test_tf_rmsprop_follows_tensorflows_formula() -> None:
 
 def test_norms_and_biases_are_not_decayed() -> None:
     model = mobilenet_v3_small(num_classes=10, resolution=32)
-    decayed, spared = parameter_groups(model, configure("model=v3_small").optim)
+    decayed, spared = parameter_groups(model, configure("optim=sgd").optim)
     assert decayed["weight_decay"] == 5e-4
     assert spared["weight_decay"] == 0.0
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
@@ -43,13 +43,13 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 def test_depthwise_kernels_are_spared_if_asked_for() -> None:
     model = mobilenet_v3_small(num_classes=10, resolution=32)
-    _, spared = parameter_groups(model, configure("optim.decay_depthwise=false").optim)
+    _, spared = parameter_groups(model, configure("optim=sgd", "optim.decay_depthwise=false").optim)
     assert sum(parameter.ndim == 4 for parameter in spared["params"]) == 11
 
 
 def test_everything_is_decayed_if_asked_for() -> None:
     model = mobilenet_v3_small(num_classes=10, resolution=32)
-    (only,) = parameter_groups(model, configure("optim.decay_norm_and_bias=true").optim)
+    (only,) = parameter_groups(model, configure("optim=sgd", "optim.decay_norm_and_bias=true").optim)
     assert len(only["params"]) == len(list(model.parameters()))
 
 
@@ -102,6 +102,24 @@ def test_muon_turns_pointwise_kernels_by_its_rate_and_leaves_the_rest_to_sgd() -
         else:  # SGD with Nesterov's first step: (1 + momentum) times the gradient
             assert torch.allclose(moved, -0.2 * 1.9 * gradients[name], atol=1e-6), name
     assert len(turned) == 22
+
+
+def test_muon_in_bf16_turns_nearly_the_same_way_and_so_does_a_copy_of_it() -> None:
+    updates = []
+    for products, copied in ((None, False), (torch.bfloat16, False), (torch.bfloat16, True)):
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(32, 16, 1, bias=False)
+        before = layer.weight.detach().clone()
+        optimizer = build_optimizer(layer, configure("optim=muon").optim, products)
+        optimizer = copy.deepcopy(optimizer) if copied else optimizer
+        (kernel,) = optimizer.param_groups[0]["params"]
+        kernel.grad = torch.randn_like(kernel)
+        optimizer.step()
+        updates.append((kernel.detach() - before).flatten())
+    exact, rounded, of_copy = updates
+    assert torch.equal(rounded, of_copy)
+    assert not torch.equal(rounded, exact)
+    assert torch.cosine_similarity(rounded, exact, dim=0) > 0.999
 
 
 def test_muon_holds_the_length_of_a_kernel() -> None:

@@ -1,0 +1,74 @@
+"""Which keys of a recipe matter: twelve runs for up to eleven keys, six at each key's low value and six at its high.
+
+The design of Plackett and Burman (1946, Biometrika 33): within the six runs of one value every other key takes both of
+its values equally often, so a key's effect is the difference of two means of six runs, and what two keys do to each
+other is spread over the rest. Unused columns, and seed=0,1, show how large an effect is by chance. Finished runs in
+FOLDER are kept, unfinished ones go on.
+
+python scripts/screen_recipe.py FOLDER model=v3_small epochs=4 --vary optim.lr=0.04,0.09 label_smoothing=0,0.1 seed=0,1
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from measure import show
+
+from mobilenet_train.deploy.latency import describe_machine
+
+FIRST_ROW = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
+DESIGN = [FIRST_ROW[-shift:] + FIRST_ROW[:-shift] for shift in range(11)] + [(0,) * 11]  # [run][key] -> low or high
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the run folders are made")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the same in all runs, as for mnet-train")
+    parser.add_argument("--vary", nargs="+", required=True, metavar="KEY=LOW,HIGH")
+    parser.add_argument("--slots", type=int, default=len(os.sched_getaffinity(0)), help="runs at once, a thread each")
+    parser.add_argument("--csv", type=Path)
+    arguments = parser.parse_args()
+    keys = [vary.split("=", 1) for vary in arguments.vary]
+    if len(keys) > len(FIRST_ROW) or any(values.count(",") != 1 for _, values in keys):
+        parser.error(f"--vary takes up to {len(FIRST_ROW)} keys with two values each, as in optim.lr=0.04,0.09")
+
+    def run(number: int) -> float:
+        levels = zip(keys, DESIGN[number], strict=False)
+        chosen = [f"{key}={values.split(',')[level]}" for (key, values), level in levels]
+        top1 = hold_out_top1(arguments.folder / f"run-{number}", [*arguments.overrides, *chosen])
+        print(f"run {number}: {top1:.2f} % of the hold-out images; {' '.join(chosen)}", flush=True)
+        return top1
+
+    with ThreadPoolExecutor(arguments.slots) as pool:
+        scores = list(pool.map(run, range(len(DESIGN))))
+    keys += [["(chance)", ","]] * (len(FIRST_ROW) - len(keys))
+    rows = [effect(key, values, scores, column) for column, (key, values) in enumerate(keys)]
+    show(f"{' '.join(arguments.overrides)}: hold-out top-1, {describe_machine()}", rows, arguments.csv)
+
+
+def effect(key: str, values: str, scores: list[float], column: int) -> dict[str, str]:
+    """A row of the table: the mean top-1 of either value, and their difference."""
+    runs = list(zip(scores, DESIGN, strict=True))
+    of_low, of_high = (statistics.mean(score for score, row in runs if row[column] == level) for level in (0, 1))
+    low, high = values.split(",")
+    means = {"top-1 of low": f"{of_low:.2f}", "top-1 of high": f"{of_high:.2f}"}
+    return {"key": key, "low": low, "high": high, **means, "high - low": f"{of_high - of_low:+.2f}"}
+
+
+def hold_out_top1(folder: Path, overrides: list[str]) -> float:
+    """The last epoch's top-1 of a run on a tenth of the training images that is held out from training."""
+    fixed = [f"run_dir={folder}", "dataset.val_fraction=0.1", "device.threads=1", "tensorboard=false"]
+    command = [sys.executable, "-m", "mobilenet_train", *fixed, *overrides]
+    finished = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if finished.returncode:
+        sys.exit(f"{' '.join(command)}\n{finished.stderr}")
+    return json.loads((folder / "summary.json").read_text())["final"]["val"]["top1"]
+
+
+if __name__ == "__main__":
+    main()
