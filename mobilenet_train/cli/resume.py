@@ -49,8 +49,10 @@ def resolve_resume(config: TrainConfig, overrides: list[str]) -> tuple[TrainConf
     folder = Path(config.run_dir).expanduser()
     if not (folder / "config.yaml").exists():
         return config, None
+    values = asdict(config)
     free_parts = [key for key in FREE if "." in key]  # first, so that the groups they are in compare as equal
-    return merge(read_config(folder), config, [*free_parts, *asdict(config)]), folder
+    parts = [f"{group}.{key}" for group, value in values.items() if isinstance(value, dict) for key in value]
+    return merge(read_config(folder), config, [*free_parts, *parts, *values]), folder
 
 
 def read_config(folder: Path) -> TrainConfig:

@@ -351,11 +351,24 @@ def test_a_run_does_not_go_on_with_a_change_that_would_alter_its_result(
     assert (started_run / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("seed=4", "seed=4 "),
+        ("optim.lr=0.3", "optim.lr=0.3 "),
+        ("optim=adam", "optim.name=adam "),
+        ("optim.schedule.warmup=0", "'warmup': 0.0"),
+    ],
+)
 def test_a_second_run_in_a_run_dir_must_have_the_same_configuration(
-    started_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: str,
+    words: str,
+    started_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert exit_code(monkeypatch, f"run_dir={started_run}", "dataset=digits", "epochs=3", "seed=4") == 2
-    assert "seed=4" in one_line(capsys.readouterr().err)
+    assert exit_code(monkeypatch, f"run_dir={started_run}", "dataset=digits", "epochs=3", change) == 2
+    assert words in one_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
