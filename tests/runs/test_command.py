@@ -227,6 +227,7 @@ def test_every_network_learns_real_cifar10_images(
         "model.stride_plan=1",
         "batch_size=50",
         "optim.lr=0.02",
+        "optim.sgd_lr=0.02",
         "epochs=2",
         "run_dir=run",
     )
