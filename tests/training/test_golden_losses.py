@@ -85,7 +85,8 @@ def test_the_first_losses_of_v3_stay_what_they_are(
 
 @pytest.mark.real_data
 def test_the_first_losses_with_muon_stay_what_they_are(cifar10_root: Path) -> None:
-    found = losses("v3_small", torch.float64, cifar10_root, "fp32", "optim=muon", "optim.lr=0.02")
+    rates = ("optim=muon", "optim.lr=0.02", "optim.weight_decay=5e-4", "optim.decay_depthwise=true")
+    found = losses("v3_small", torch.float64, cifar10_root, "fp32", *rates)
     assert found == pytest.approx(GOLDEN_MUON, rel=1e-3)
 
 
