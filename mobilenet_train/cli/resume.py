@@ -49,10 +49,10 @@ def resolve_resume(config: TrainConfig, overrides: list[str]) -> tuple[TrainConf
     folder = Path(config.run_dir).expanduser()
     if not (folder / "config.yaml").exists():
         return config, None
-    values = asdict(config)
-    free_parts = [key for key in FREE if "." in key]  # first, so that the groups they are in compare as equal
-    parts = [f"{group}.{key}" for group, value in values.items() if isinstance(value, dict) for key in value]
-    return merge(read_config(folder), config, [*free_parts, *parts, *values]), folder
+    keys = []
+    for key, value in asdict(config).items():
+        keys += [f"{key}.{part}" for part in value] if isinstance(value, dict) else [key]
+    return merge(read_config(folder), config, keys), folder
 
 
 def read_config(folder: Path) -> TrainConfig:
