@@ -21,6 +21,7 @@ from measure import show
 from mobilenet_train.cli.conf import compose_config
 from mobilenet_train.config import TrainConfig
 from mobilenet_train.deploy.latency import describe_machine
+from mobilenet_train.machine import usable_cores
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for mnet-train")
     arguments = parser.parse_args()
     config = compose_config(*arguments.overrides)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     competitors = {
         f"1 process x {cores} threads": [Worker(config, "trainer", 0, 1, cores)],
         f"{cores} ranks x 1 thread": [Worker(config, "trainer", rank, cores, 1) for rank in range(cores)],

@@ -4,7 +4,6 @@ python scripts/bench_sweep.py --rounds 3 --sweep seed=0,1,2,3 dataset=digits mod
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import time
 from measure import show
 
 from mobilenet_train.deploy.latency import describe_machine
+from mobilenet_train.machine import usable_cores
 
 COMMAND = (sys.executable, "-m", "mobilenet_train")
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for mnet-train")
     arguments = parser.parse_args()
     key, _, values = arguments.sweep.partition("=")
-    threads = f"device.threads={len(os.sched_getaffinity(0))}"
+    threads = f"device.threads={usable_cores()}"
     sweep = [["-m", *arguments.overrides, arguments.sweep]]
     single = [[*arguments.overrides, threads, f"{key}={value}"] for value in values.split(",")]
     seconds: list[tuple[float, float]] = []

@@ -10,7 +10,6 @@ python scripts/screen_recipe.py FOLDER model=v3_small epochs=4 --vary optim.lr=0
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from measure import show
 
 from mobilenet_train.deploy.latency import describe_machine
+from mobilenet_train.machine import usable_cores
 
 FIRST_ROW = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
 DESIGN = [FIRST_ROW[-shift:] + FIRST_ROW[:-shift] for shift in range(11)] + [(0,) * 11]  # [run][key] -> low or high
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the run folders are made")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the same in all runs, as for mnet-train")
     parser.add_argument("--vary", nargs="+", required=True, metavar="KEY=LOW,HIGH")
-    parser.add_argument("--slots", type=int, default=len(os.sched_getaffinity(0)), help="runs at once, a thread each")
+    parser.add_argument("--slots", type=int, default=usable_cores(), help="runs at once, a thread each")
     parser.add_argument("--csv", type=Path)
     arguments = parser.parse_args()
     keys = [vary.split("=", 1) for vary in arguments.vary]
