@@ -58,8 +58,8 @@ def prepare(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) ->
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True  # batches have one shape, so the fastest algorithm is worth a search
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    no_kernels = device.type == "cpu" and (custom or not config.channels_last)
-    precision = "fp32" if no_kernels and config.precision == "auto" else config.precision
+    kernels_apply = config.channels_last and not custom
+    precision = _fastest(device, kernels_apply) if config.precision == "auto" else config.precision
     return Runtime(device, threads, _autocast(precision, device), layout, ranks)
 
 
@@ -95,8 +95,6 @@ def _device(name: str, ranks: Ranks) -> torch.device:
 
 
 def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    if precision == "auto":
-        precision = _fastest(device)
     if device.type != "cuda" and precision == "fp16":
         raise ConfigError("device.precision=fp16 needs a CUDA device; use device.precision=fp32")
     if device.type != "cuda" and precision == "bf16" and not has_bf16(device):
@@ -107,10 +105,10 @@ def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _fastest(device: torch.device) -> str:
+def _fastest(device: torch.device, kernels_apply: bool) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if has_bf16(device) else "fp32"
+    return "bf16" if kernels_apply and has_bf16(device) else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
