@@ -17,7 +17,7 @@ from mobilenet_train.data.batches import Prepare
 from mobilenet_train.data.decode import BadPictureError, decode, fill
 from mobilenet_train.deploy.loading import TrainedRun, Weights, load_run
 from mobilenet_train.errors import RunError
-from mobilenet_train.models import MobileNet
+from mobilenet_train.models import MobileNet, folded
 from mobilenet_train.models.features import feature_maps
 
 SUFFIXES = frozenset([
@@ -51,6 +51,7 @@ class Classifier:
         self.class_names = run.class_names
         self.model = run.model.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.device = device
+        self._folded = folded(self.model)  # as in evaluation, so that probabilities are the same
         self._prepare = Prepare(run.preprocessing, device, layout)
         self._stored = run.preprocessing.stored
 
@@ -98,7 +99,7 @@ class Classifier:
 
     @torch.inference_mode()
     def _rank(self, pixels: np.ndarray[Any, Any], top: int) -> list[tuple[tuple[str, float], ...]]:
-        probabilities = self.model(self._inputs(pixels)).float().softmax(1)
+        probabilities = self._folded(self._inputs(pixels)).float().softmax(1)
         values, classes = probabilities.topk(min(top, len(self.class_names)))
         return [
             tuple((self.class_names[index], value) for index, value in zip(*row, strict=True))

@@ -1,6 +1,7 @@
 """The networks and what they cost; knows nothing of training."""
 
 from mobilenet_train.models.cost import Cost, count_costs
+from mobilenet_train.models.folding import folded
 from mobilenet_train.models.networks import (
     NETWORKS,
     MobileNet,
@@ -17,6 +18,7 @@ __all__ = [
     "MobileNet",
     "StridePlan",
     "count_costs",
+    "folded",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3_large",

@@ -33,7 +33,7 @@ class TFConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         down, across = ((self.kernel_size[0] - 2 + side % 2) for side in x.shape[2:])  # pixels added in all
         padded = F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
-        return F.conv2d(padded, self.weight, stride=self.stride, groups=self.groups)
+        return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
 
 
 class ConvNormActivation(nn.Sequential):

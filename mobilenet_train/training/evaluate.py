@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilenet_train.distributed import summed
+from mobilenet_train.models import folded
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.results import Score
 
@@ -25,13 +26,11 @@ def evaluate(
 ) -> Score:
     """Mean cross-entropy, top-1 and (above ten classes) top-5 over all images of all ranks.
 
-    Sums are kept on the device.
-
-    `show` is handed the logits (B, classes) of each batch. Leaves the model in the mode it was in.
+    Sums are kept on the device; `show` is handed the logits (B, classes) of each batch. The model itself is not
+    touched: what computes is a copy with batch-norm folded in.
     Raises Interrupted between batches if `stop()` says so.
     """
-    training = model.training
-    model.eval()
+    network = folded(model)
     totals = torch.zeros(3, dtype=runtime.sum_dtype, device=runtime.device)
     count = classes = 0
     for images, labels in batches:
@@ -40,11 +39,10 @@ def evaluate(
         if len(labels) == 0:  # this rank has no share of a small last batch
             continue
         with runtime.casting():
-            logits = model(images).float()
+            logits = network(images).float()
         totals += batch_sums(logits, labels)
         show(logits)
         count, classes = count + len(labels), logits.shape[1]
-    model.train(training)
     sums = summed(runtime.ranks, torch.cat([totals, totals.new_tensor([count, classes > 10])]))
     loss, top1, top5 = (sums[:3] / sums[3]).tolist()
     return Score(loss, 100 * top1, 100 * top5 if sums[4] > 0 else None)

@@ -97,7 +97,6 @@ def finish_epoch(
         val = evaluate(state.model, batches.val, plan.runtime, stop) if batches.val else None
         ema_test = evaluate(state.ema.model, batches.test, plan.runtime, stop) if state.ema else None
     except Interrupted:
-        state.model.train()
         save()
         raise
     last_loss, last_top1 = state.sums.last_batch.tolist()
