@@ -6,14 +6,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mobilenet_train.deploy.info import info
-    from mobilenet_train.deploy.predict import load
+from mobilenet_train.version import VERSION as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from mobilenet_train.inference.info import info
+    from mobilenet_train.inference.predict import load
+
 __all__ = ["__version__", "info", "load"]
 
-_HOMES = {"load": "mobilenet_train.deploy.predict", "info": "mobilenet_train.deploy.info"}
+_HOMES = {"load": "mobilenet_train.inference.predict", "info": "mobilenet_train.inference.info"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,12 @@
-"""What this machine has, asked without torch: cores and GPUs."""
+"""What this machine has, asked without torch: cores, GPUs and how to describe it."""
 
+import importlib.metadata
 import os
+import platform
 import shutil
 import subprocess
+from contextlib import suppress
+from pathlib import Path
 
 
 def usable_cores() -> int:
@@ -19,3 +23,19 @@ def visible_gpus() -> list[str]:
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     return subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+
+
+def describe_machine() -> str:
+    """Processor, cores that this process may use, system and the versions that decide the speed, in one line."""
+    parts = [f"{_processor()}, {usable_cores()} cores", f"{platform.system()} {platform.release()}"]
+    for package in ("torch", "onnxruntime", "executorch"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            parts.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(parts)
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

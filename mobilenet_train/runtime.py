@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mobilenet_train.config import DeviceConfig
+from mobilenet_train.config.schema import DeviceConfig
 from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.kernels import bindings as kernels
 from mobilenet_train.machine import usable_cores
-from mobilenet_train.models import kernels
 from mobilenet_train.ranks import ALONE, Ranks
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -39,7 +39,7 @@ class Runtime:
         return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
 
 
-def prepare(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> Runtime:
+def set_up(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> Runtime:
     """Chooses the device and sets up threads and memory for this process; ranks of a machine share its cores.
 
     For a `custom` network, and without channels_last, precision=auto is fp32 on a CPU: the compiled kernels don't apply
@@ -115,3 +115,16 @@ def has_bf16(device: torch.device) -> bool:
     """Whether it is a CPU that multiplies in bf16 itself, and the compiled kernels are there for all else."""
     instructions = torch.cpu.get_capabilities().get("avx512_bf16", False)
     return device.type == "cpu" and instructions and kernels.library(torch.bfloat16) is not None
+
+
+def environment(runtime: Runtime) -> dict[str, str | int]:
+    """What has to be the same for a resumed run to end bit for bit as an uninterrupted one."""
+    compiled = ", compiled kernels" if kernels.library() else ""
+    cpu = f"cpu {torch.backends.cpu.get_cpu_capability()}{compiled}"
+    return {
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name() if runtime.device.type == "cuda" else cpu,
+        "threads": runtime.threads,
+        "ranks": runtime.ranks.size,
+        "precision": runtime.precision,
+    }

@@ -13,10 +13,10 @@ from itertools import islice
 
 import torch
 
-from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.cli.prepare import prepare_run
+from mobilenet_train.config.compose import compose_config
+from mobilenet_train.data.batches import make_batches
 from mobilenet_train.data.images import Split
-from mobilenet_train.training.batches import make_batches
+from mobilenet_train.runs.build import build_run
 from mobilenet_train.training.step import train_update
 
 STORED, STEPS, ROUNDS = 146, 8, 5  # pixels of a stored photograph (128 / 0.875), measured steps in turns
@@ -33,20 +33,20 @@ def main() -> None:
         "batch_size=64",
         "device=cpu",
     ]
-    prepared = prepare_run(compose_config(*overrides))
+    parts = build_run(compose_config(*overrides))
     photographs = Split(torch.randint(0, 256, (512, STORED, STORED, 3), dtype=torch.uint8), torch.arange(512) % 10)
-    dataset = replace(prepared.dataset, train=photographs)
-    batches = list(make_batches(prepared.config, dataset, prepared.runtime).train.epoch(0))
-    train_update(prepared.state, batches[:1], prepared.plan)  # warms up
+    dataset = replace(parts.dataset, train=photographs)
+    batches = list(make_batches(parts.config, dataset, parts.runtime.memory_format).train.epoch(0))
+    train_update(parts.state, batches[:1], parts.plan)  # warms up
 
-    images = STEPS * prepared.config.batch_size / 1000
+    images = STEPS * parts.config.batch_size / 1000
     rounds = []
     for _ in range(ROUNDS):
         began = time.process_time()
         for batch in batches[:STEPS]:
-            train_update(prepared.state, [batch], prepared.plan)
+            train_update(parts.state, [batch], parts.plan)
         between = time.process_time()
-        list(islice(make_batches(prepared.config, dataset, prepared.runtime).train.epoch(1), STEPS))
+        list(islice(make_batches(parts.config, dataset, parts.runtime.memory_format).train.epoch(1), STEPS))
         rounds.append(((time.process_time() - between) / images, (between - began) / images))
     augmentation, step = (statistics.median(column) for column in zip(*rounds, strict=True))
     share = statistics.median(augmentation / step for augmentation, step in rounds)

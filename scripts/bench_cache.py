@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.cli.prepare import prepare_run
+from mobilenet_train.config.compose import compose_config
 from mobilenet_train.data.cache import SILENT, on_disk
 from mobilenet_train.data.listing import list_tree
 from mobilenet_train.machine import usable_cores
+from mobilenet_train.runs.build import build_run
 from mobilenet_train.runtime import keep_freed_memory
 from mobilenet_train.training.step import train_update
 
@@ -73,15 +73,15 @@ def waiting(root: Path, resolution: int, cache_dir: str) -> None:
     """The share of a training epoch that goes into fetching stored pictures, from a few batches of each."""
     own = [f"dataset.root={root}", f"dataset.resolution={resolution}", f"dataset.cache_dir={cache_dir}"]
     config = compose_config("dataset=imagenet_subset", "model=v3_small", *own)
-    prepared = prepare_run(config)
-    order = torch.randperm(len(prepared.dataset.train)).split(config.batch_size)[:BATCHES]
+    parts = build_run(config)
+    order = torch.randperm(len(parts.dataset.train)).split(config.batch_size)[:BATCHES]
     began = time.perf_counter()
-    for _ in prepared.dataset.train.batches(order):
+    for _ in parts.dataset.train.batches(order):
         pass
     fetching = time.perf_counter() - began
     began = time.perf_counter()
-    for batch in islice(prepared.batches.train.epoch(0), BATCHES):
-        train_update(prepared.state, [batch], prepared.plan)
+    for batch in islice(parts.batches.train.epoch(0), BATCHES):
+        train_update(parts.state, [batch], parts.plan)
     training = time.perf_counter() - began
     print(
         f"v3_small at {resolution}, batches of {config.batch_size}: fetching {1000 * fetching / BATCHES:.1f} ms of "

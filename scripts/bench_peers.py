@@ -23,9 +23,9 @@ import measure
 import torch
 from torch import Tensor, nn
 
-from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.deploy.latency import describe_machine
+from mobilenet_train.config.compose import compose_config
+from mobilenet_train.machine import describe_machine
+from mobilenet_train.runs.build import build_run
 from mobilenet_train.runtime import has_bf16
 
 WARMUP_STEPS = 3
@@ -57,17 +57,17 @@ def worker(tool: str, network: str, batch_size: int, steps: int, workers: int) -
 
 def ours(network: str, batch_size: int, steps: int, _workers: int, precision: str = "auto") -> list[float]:
     """The trainer's own epoch."""
-    prepared = prepare_run(
+    parts = build_run(
         compose_config(
             f"model={network}",
             "optim=sgd",  # the peers' own
             f"batch_size={batch_size}",
-            f"max_steps={WARMUP_STEPS + steps}",
+            f"max_updates={WARMUP_STEPS + steps}",
             "device=cpu",
             f"device.precision={precision}",
         )
     )
-    return measure.trainer_stamps(prepared, time.perf_counter)
+    return measure.trainer_stamps(parts, time.perf_counter)
 
 
 def torchvision(network: str, batch_size: int, steps: int, workers: int) -> list[float]:

@@ -18,10 +18,9 @@ from multiprocessing.connection import Connection
 
 from measure import show
 
-from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.config import TrainConfig
-from mobilenet_train.deploy.latency import describe_machine
-from mobilenet_train.machine import usable_cores
+from mobilenet_train.config.compose import compose_config
+from mobilenet_train.config.schema import TrainConfig
+from mobilenet_train.machine import describe_machine, usable_cores
 
 
 def main() -> None:
@@ -78,18 +77,18 @@ def work(config: TrainConfig, kind: str, rank: int, size: int, pipe: Connection)
 
 def trainer(config: TrainConfig) -> Callable[[int], None]:
     """The training loop of a run, without its records and checkpoints."""
-    from mobilenet_train.cli.prepare import prepare_run
+    from mobilenet_train.runs.build import build_run
     from mobilenet_train.signals import StopSignals
     from mobilenet_train.training.fit import train_epoch
 
-    prepared = prepare_run(config)
-    state, train, stop = prepared.state, prepared.batches.train, StopSignals(prepared.runtime.ranks)
+    parts = build_run(config)
+    state, train, stop = parts.state, parts.batches.train, StopSignals(parts.runtime.ranks)
 
     def make(updates: int) -> None:
         state.updates = state.step + updates
         while state.step < state.updates:
             state.batch %= len(train)
-            for _ in train_epoch(state, train, prepared.plan, lambda: None, stop, None):
+            for _ in train_epoch(state, train, parts.plan, lambda: None, stop, None):
                 pass
 
     return make
@@ -99,11 +98,11 @@ def plain_loop(config: TrainConfig) -> Callable[[int], None]:
     """The step as a script of ten lines makes it, on the same network and optimiser."""
     from torch.nn import functional as F
 
-    from mobilenet_train.cli.prepare import prepare_run
+    from mobilenet_train.runs.build import build_run
 
-    prepared = prepare_run(config)
-    state = prepared.state
-    images, labels = next(prepared.batches.train.epoch(0))
+    parts = build_run(config)
+    state = parts.state
+    images, labels = next(parts.batches.train.epoch(0))
 
     def make(updates: int) -> None:
         for _ in range(updates):

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import measure
 
-from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.cli.train import import_session
+from mobilenet_train.config.compose import compose_config
+from mobilenet_train.runs.start import import_session
 
-COMMAND = ("model=v3_large", "device=cpu", "max_steps=1", "log_every=1")
+COMMAND = ("model=v3_large", "device=cpu", "max_updates=1", "log_every=1")
 
 
 def seconds_to_first_step() -> float:
@@ -44,13 +44,13 @@ def parts(began: float) -> dict[str, float]:
     stamps.append(time.time())
     import_session(config)
     stamps.append(time.time())
-    from mobilenet_train.cli.prepare import prepare_run
+    from mobilenet_train.runs.build import build_run
     from mobilenet_train.training.step import train_update
 
-    prepared = prepare_run(config)
+    parts = build_run(config)
     stamps.append(time.time())
-    group = list(islice(prepared.batches.train.epoch(0), 1))
-    train_update(prepared.state, group, prepared.plan)
+    group = list(islice(parts.batches.train.epoch(0), 1))
+    train_update(parts.state, group, parts.plan)
     stamps.append(time.time())
     names = ("Python", "Hydra, configuration", "imports: torch, trackers", "data, network, cost", "first update")
     return {name: after - before for name, before, after in zip(names, stamps, stamps[1:], strict=False)}
@@ -72,7 +72,7 @@ def main() -> None:
         whole.append({"command to first step": seconds_to_first_step()})
         worker = [sys.executable, __file__, "--worker", str(time.time())]
         stages.append(json.loads(subprocess.run(worker, stdout=subprocess.PIPE, check=True).stdout))
-    from mobilenet_train.deploy.latency import describe_machine  # imports torch
+    from mobilenet_train.machine import describe_machine  # imports torch
 
     row = measure.medians(whole) | measure.medians(stages)
     measure.show(f"seconds, median of {options.rounds}, {describe_machine()}", [row], options.csv)

@@ -18,9 +18,9 @@ import measure
 from torch.nn import functional as F
 
 from mobilenet_train import runtime
-from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.cli.prepare import Prepared, prepare_run
-from mobilenet_train.deploy.latency import describe_machine
+from mobilenet_train.config.compose import compose_config
+from mobilenet_train.machine import describe_machine
+from mobilenet_train.runs.build import RunParts, build_run
 
 WARMUP_STEPS = 3
 CASES = ("bare", "trainer", "malloc")
@@ -33,15 +33,15 @@ def worker(case: str, network: str, batch_size: int, steps: int) -> dict[str, fl
     if case == "malloc":
         runtime.keep_freed_memory = lambda: None
     updates = WARMUP_STEPS + steps
-    overrides = (f"model={network}", f"batch_size={batch_size}", f"max_steps={updates}", "device=cpu")
-    prepared = prepare_run(compose_config(*overrides))
-    stamps = bare_loop(prepared, updates) if case == "bare" else measure.trainer_stamps(prepared, stamp)
+    overrides = (f"model={network}", f"batch_size={batch_size}", f"max_updates={updates}", "device=cpu")
+    parts = build_run(compose_config(*overrides))
+    stamps = bare_loop(parts, updates) if case == "bare" else measure.trainer_stamps(parts, stamp)
     (began, faults_before), (ended, faults_after) = stamps[WARMUP_STEPS - 1], stamps[-1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "images_per_second": batch_size * steps / (ended - began),
         "milliseconds": 1000 * (ended - began) / steps,
-        "data_milliseconds": 1000 * data_seconds(prepared, steps) / steps,
+        "data_milliseconds": 1000 * data_seconds(parts, steps) / steps,
         "page_faults": (faults_after - faults_before) / steps,
         "peak_memory_mb": peak / 1024,
     }
@@ -51,13 +51,13 @@ def stamp() -> Stamp:
     return time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def bare_loop(prepared: Prepared, updates: int) -> list[Stamp]:
+def bare_loop(parts: RunParts, updates: int) -> list[Stamp]:
     """Updates on one and the same batch, as short as they can be written; a stamp after each."""
-    model, optimizer = prepared.state.model, prepared.state.optimizer
-    images, labels = next(prepared.batches.train.epoch(0))
+    model, optimizer = parts.state.model, parts.state.optimizer
+    images, labels = next(parts.batches.train.epoch(0))
     stamps = []
     for _ in range(updates):
-        with prepared.runtime.casting():
+        with parts.runtime.casting():
             logits = model(images)
         F.cross_entropy(logits.float(), labels, label_smoothing=0.1).backward()
         optimizer.step()
@@ -66,10 +66,10 @@ def bare_loop(prepared: Prepared, updates: int) -> list[Stamp]:
     return stamps
 
 
-def data_seconds(prepared: Prepared, batches: int) -> float:
+def data_seconds(parts: RunParts, batches: int) -> float:
     """Time to draw an epoch's augmentation and make its first batches."""
     began = time.perf_counter()
-    for _ in islice(prepared.batches.train.epoch(1), batches):
+    for _ in islice(parts.batches.train.epoch(1), batches):
         pass
     return time.perf_counter() - began
 

@@ -12,8 +12,7 @@ import time
 
 from measure import show
 
-from mobilenet_train.deploy.latency import describe_machine
-from mobilenet_train.machine import usable_cores
+from mobilenet_train.machine import describe_machine, usable_cores
 
 COMMAND = (sys.executable, "-m", "mobilenet_train")
 

@@ -1,4 +1,4 @@
-"""Compiles mobilenet_train/models/kernels.c while the package is built; pip runs it through hatchling.
+"""Compiles mobilenet_train/kernels/kernels.c while the package is built; pip runs it through hatchling.
 
 Without a C compiler the package is built all the same and trains with PyTorch's own kernels, more slowly on a CPU.
 """
@@ -25,7 +25,7 @@ X86 = {  # a library for each kind of CPU that torch tells apart, and one for ma
 
 class KernelsBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        folder = Path(self.root, "mobilenet_train", "models")
+        folder = Path(self.root, "mobilenet_train", "kernels")
         for old in folder.glob("kernels_*.so"):
             old.unlink()
         targets = {"any": ()} | (X86 if platform.machine() in ("x86_64", "AMD64") else {})
@@ -36,7 +36,7 @@ class KernelsBuildHook(BuildHookInterface):
             reason = getattr(error, "stderr", None) or error
             self.app.display_warning(f"the CPU kernels were not compiled, training will be slower: {reason}")
             return
-        build_data["artifacts"].append("mobilenet_train/models/kernels_*.so")
+        build_data["artifacts"].append("mobilenet_train/kernels/kernels_*.so")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 

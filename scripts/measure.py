@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from mobilenet_train.cli.prepare import Prepared
+    from mobilenet_train.runs.build import RunParts
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def in_turns(script: str, cases: Iterable[Sequence[str]], rounds: int) -> dict[t
     return results
 
 
-def trainer_stamps(prepared: "Prepared", stamp: Callable[[], T]) -> list[T]:
+def trainer_stamps(parts: "RunParts", stamp: Callable[[], T]) -> list[T]:
     """`stamp()` after every update of the trainer's own epoch, which asks once an update whether to stop."""
     from mobilenet_train.training.fit import train_epoch
 
@@ -43,7 +43,7 @@ def trainer_stamps(prepared: "Prepared", stamp: Callable[[], T]) -> list[T]:
         stamps.append(stamp())
         return False
 
-    for _ in train_epoch(prepared.state, prepared.batches.train, prepared.plan, lambda: None, stop, None):
+    for _ in train_epoch(parts.state, parts.batches.train, parts.plan, lambda: None, stop, None):
         pass
     return stamps
 

@@ -20,8 +20,7 @@ from typing import NamedTuple, Self
 
 from measure import show
 
-from mobilenet_train.deploy.latency import describe_machine
-from mobilenet_train.machine import usable_cores
+from mobilenet_train.machine import describe_machine, usable_cores
 
 FIRST_ROW = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
 DESIGN = [FIRST_ROW[-shift:] + FIRST_ROW[:-shift] for shift in range(11)] + [(0,) * 11]  # [run][key] -> low or high

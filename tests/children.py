@@ -19,7 +19,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "mobilenet_train.cli.train",
-        "mobilenet_train.cli.session",
+        "mobilenet_train.runs.session",
         "torch.utils.tensorboard",
         "matplotlib.backends.backend_agg",
     ]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobilenet_train.cli.conf import compose_config
-from mobilenet_train.config import TrainConfig
+from mobilenet_train.config.compose import compose_config
+from mobilenet_train.config.schema import TrainConfig
 
 TINY = (  # real images and a real network, a few milliseconds a step
     "dataset=digits",

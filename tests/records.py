@@ -7,7 +7,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mobilenet_train.training import checkpoint
+from mobilenet_train import checkpoint
 
 TIMES = {"images_per_second", "seconds"}
 

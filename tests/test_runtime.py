@@ -4,13 +4,13 @@ import argparse
 
 import pytest
 import torch
-from conftest import TINY, configure
 
 from mobilenet_train import runtime
 from mobilenet_train.cli.tool import runtime_of
 from mobilenet_train.errors import ConfigError, RunError
-from mobilenet_train.models import kernels
+from mobilenet_train.kernels import bindings as kernels
 from mobilenet_train.ranks import ALONE, Ranks, ranks_from_environment
+from tests.conftest import TINY, configure
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, apple: bool = False) -> None:

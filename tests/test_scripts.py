@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
-from tests.data.pictures_for_tests import tree
+from tests.data.image_files_for_tests import tree
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -4,17 +4,26 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mobilenet_train.cli.tool import Parser, main_of, new_parser, new_table, print_json, whole_number
-from mobilenet_train.errors import ConfigError
+from mobilenet_train.cli.tool import (
+    Parser,
+    list_of,
+    main_of,
+    new_parser,
+    new_table,
+    numbers,
+    positive,
+    print_json,
+    whole_number,
+    whole_numbers,
+)
+from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mobilenet_train.deploy.bench import Bench, Change, Row, Setting
-    from mobilenet_train.deploy.latency import Call
+    from mobilenet_train.deploy.bench import Change, Row
+    from mobilenet_train.deploy.settings import Setting
 
-MODELS = ("v1", "v2", "v3_large", "v3_small")
-RUNTIMES = ("eager", "onnx", "onnx-int8", "train")
 CHANGED = 1.1  # a median that moved by less than a tenth is what one machine does from hour to hour
 
 EXAMPLES = """\
@@ -49,40 +58,10 @@ def parser() -> Parser:
     return made
 
 
-def list_of(allowed: tuple[str, ...]) -> "argparse._ActionType":
-    """A list of names out of `allowed`, for argparse."""
-
-    def read(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
-            if name not in allowed:
-                raise argparse.ArgumentTypeError(f"{name!r} is unknown; choose from: {', '.join(allowed)}")
-        return names
-
-    return read
-
-
-def numbers(text: str) -> list[float]:
-    return [positive(number) for number in text.split(",")]
-
-
-def whole_numbers(text: str) -> list[int]:
-    return [whole_number(number) for number in text.split(",")]
-
-
-def positive(text: str) -> float:
-    """A number above 0, for argparse."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
-
-
 def run(arguments: argparse.Namespace) -> int:
-    from mobilenet_train.deploy.bench import all_settings, as_dict, write_csv
+    from mobilenet_train.deploy.bench import as_dict, new_bench, write_csv
+    from mobilenet_train.deploy.settings import all_settings
+    from mobilenet_train.runs.timed_step import training_step
 
     if arguments.compare:
         return show_changes(arguments)
@@ -95,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.threads,
         arguments.runtime,
     )
-    rows = new_bench(arguments.classes, arguments.device).run(settings, arguments.seconds)
+    rows = new_bench(arguments.classes, arguments.device, training_step).run(settings, arguments.seconds)
     if arguments.csv:
         write_csv(rows, arguments.csv)
     if arguments.json:
@@ -103,62 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_rows(rows)
     return 0
-
-
-def check_runtimes(runtimes: list[str], device: str) -> None:
-    """Refuses onnxruntime on another device than the CPU. Raises ConfigError."""
-    for name in runtimes:
-        if name.startswith("onnx") and device != "cpu":
-            raise ConfigError(
-                f"--runtime {name} is measured on the CPU only; --device {device} goes with eager or train"
-            )
-
-
-def new_bench(classes: int, device: str) -> "Bench":
-    """What times settings. Raises RunError if the device is not there."""
-    import torch
-
-    from mobilenet_train.deploy.bench import Bench
-    from mobilenet_train.runtime import keep_freed_memory
-
-    if device == "cuda" and not torch.cuda.is_available():
-        from mobilenet_train.errors import RunError
-
-        raise RunError("--device cuda was asked for, but torch sees no CUDA device")
-    keep_freed_memory()
-    return Bench(classes, torch.device(device), lambda setting: training_step(setting, classes, device))
-
-
-def training_step(setting: "Setting", classes: int, device: str) -> "Call":
-    """One update by the trainer itself, batch and augmentation included, on a data set of noise."""
-    import torch
-
-    from mobilenet_train.cli.conf import compose_config
-    from mobilenet_train.cli.prepare import prepare_run
-    from mobilenet_train.training.step import train_update
-
-    config = compose_config(
-        f"model={setting.model}",
-        f"model.width_mult={setting.width}",
-        "dataset=custom",
-        "dataset.factory=mobilenet_train.deploy.bench:noise_images",
-        f"+dataset.args.count={setting.batch}",
-        f"+dataset.args.size={setting.resolution}",
-        f"+dataset.args.classes={classes}",
-        f"dataset.resolution={setting.resolution}",
-        f"batch_size={setting.batch}",
-        f"device={device}",
-        f"device.threads={setting.threads}",
-    )
-    prepared = prepare_run(config)
-
-    def step() -> None:
-        if torch.get_num_threads() != setting.threads:
-            torch.set_num_threads(setting.threads)
-        train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
-        prepared.state.sums.score()  # waits for the device
-
-    return step
 
 
 def setting_cells(setting: "Setting") -> tuple[str, ...]:

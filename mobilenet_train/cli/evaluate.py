@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mobilenet_train.data.images import Dataset
-    from mobilenet_train.deploy.evaluate import ClassScore, Evaluated, ResolutionPoint, Verdict
-    from mobilenet_train.deploy.loading import TrainedRun
+    from mobilenet_train.inference.evaluate import ClassScore, Evaluated, ResolutionPoint, Verdict
+    from mobilenet_train.inference.loading import TrainedRun
 
 EXAMPLES = """\
   mnet-eval outputs/RUN
@@ -90,16 +90,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 if the logged accuracy can't be reproduced where it should be."""
     from rich.console import Console
 
-    from mobilenet_train.cli.report import environment
-    from mobilenet_train.deploy.evaluate import (
+    from mobilenet_train.disk import writing
+    from mobilenet_train.inference.evaluate import (
         classification_report,
         evaluate_run,
         load_test_data,
         resolution_curve,
         verify,
     )
-    from mobilenet_train.deploy.loading import load_run
-    from mobilenet_train.tracking.files import writing
+    from mobilenet_train.inference.loading import load_run
+    from mobilenet_train.runtime import environment
 
     trained = load_run(arguments.run, trust_factory=arguments.trust_factory)
     tell_of_warning("mnet-eval", trained)
@@ -123,8 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def write_files(found: "Found", folder: Path) -> list[str]:
     """Writes report and pictures; returns their names. Raises RunError if they can't be written."""
-    from mobilenet_train.deploy.figures import draw_confusion, draw_mistakes, draw_resolutions
-    from mobilenet_train.tracking.files import write_text
+    from mobilenet_train.disk import write_text
+    from mobilenet_train.inference.figures import draw_confusion, draw_mistakes, draw_resolutions
 
     run, raw = found.run, found.evaluated[0]
     write_text(folder / "report.json", json.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mobilenet_train.cli.bench import list_of
 from mobilenet_train.cli.tool import (
     Parser,
     add_trust_argument,
+    list_of,
     main_of,
     new_parser,
     new_table,
@@ -76,9 +76,9 @@ def epochs(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.qat_epochs > 0 and "onnx-int8" not in arguments.to:
         raise ConfigError(f"--qat-epochs {arguments.qat_epochs} has no effect: it is for --to onnx-int8")
-    from mobilenet_train.deploy.evaluate import load_test_data
     from mobilenet_train.deploy.export import Source, export
-    from mobilenet_train.deploy.loading import load_run
+    from mobilenet_train.inference.evaluate import load_test_data
+    from mobilenet_train.inference.loading import load_run
 
     trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
     tell_of_warning("mnet-export", trained)
@@ -132,7 +132,7 @@ def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from mobilenet_train.deploy.latency import describe_machine
+    from mobilenet_train.machine import describe_machine
 
     console = Console()
     table = new_table("deploy table", ("format",), ("MB", "median ms", "p95 ms", "top-1 %", "drop", "logits differ by"))

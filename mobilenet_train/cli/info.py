@@ -17,8 +17,8 @@ from mobilenet_train.cli.tool import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mobilenet_train.deploy.info import NetworkInfo
     from mobilenet_train.models import Cost
+    from mobilenet_train.models.layer_costs import NetworkInfo
 
 EXAMPLES = """\
   mnet-info v3_small                              ImageNet's size: 224 pixels, 1000 classes
@@ -49,7 +49,7 @@ def stride_plan(text: str) -> str | int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mobilenet_train.deploy.info import info
+    from mobilenet_train.inference.info import info
 
     found = info(
         arguments.network,

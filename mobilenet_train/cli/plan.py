@@ -5,8 +5,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mobilenet_train.cli.bench import MODELS, RUNTIMES, check_runtimes, list_of, new_bench, positive, whole_numbers
-from mobilenet_train.cli.tool import Parser, main_of, new_parser, new_table, print_json, whole_number
+from mobilenet_train.cli.tool import (
+    Parser,
+    list_of,
+    main_of,
+    new_parser,
+    new_table,
+    positive,
+    print_json,
+    whole_number,
+    whole_numbers,
+)
+from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes
 from mobilenet_train.errors import RunError
 
 if TYPE_CHECKING:
@@ -52,12 +62,14 @@ def parser() -> Parser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from mobilenet_train.deploy.bench import Setting
+    from mobilenet_train.deploy.bench import new_bench
     from mobilenet_train.deploy.latency import Timing
     from mobilenet_train.deploy.plan import RESOLUTIONS, candidates, choose, draw, with_latency
+    from mobilenet_train.deploy.settings import Setting
+    from mobilenet_train.runs.timed_step import training_step
 
     check_runtimes([arguments.runtime], arguments.device)
-    bench = new_bench(arguments.classes, arguments.device)
+    bench = new_bench(arguments.classes, arguments.device, training_step)
 
     def measure(chosen: "Sequence[Candidate]") -> list[Timing]:
         settings = [Setting(c.model, c.width, c.resolution, 1, arguments.threads, arguments.runtime) for c in chosen]
@@ -91,8 +103,8 @@ def nothing_fits(known: "list[Candidate]", arguments: argparse.Namespace) -> str
 
 
 def as_json(known: "list[Candidate]", error: "PredictionError", choice: "Candidate | None") -> dict[str, Any]:
-    from mobilenet_train.deploy.latency import describe_machine
     from mobilenet_train.deploy.plan import pareto_front
+    from mobilenet_train.machine import describe_machine
 
     def values(candidate: "Candidate") -> dict[str, Any]:
         return {key: value for key, value in asdict(candidate).items() if key != "work"}
@@ -110,8 +122,8 @@ def as_json(known: "list[Candidate]", error: "PredictionError", choice: "Candida
 def print_plan(known: "list[Candidate]", error: "PredictionError", arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from mobilenet_train.deploy.latency import describe_machine
     from mobilenet_train.deploy.plan import pareto_front
+    from mobilenet_train.machine import describe_machine
 
     console = Console()
     console.print(describe_machine(), f"{arguments.runtime}, batch 1, {arguments.threads} threads", sep="\n")

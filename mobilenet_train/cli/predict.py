@@ -19,7 +19,7 @@ from mobilenet_train.cli.tool import (
 )
 
 if TYPE_CHECKING:
-    from mobilenet_train.deploy.predict import Prediction
+    from mobilenet_train.inference.predict import Prediction
 
 EXAMPLES = """\
   mnet-predict outputs/RUN elephant.jpg           Predicted: elephant (97.31 %), ...
@@ -48,13 +48,13 @@ def parser() -> Parser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 if a picture could not be read; the others are done all the same."""
-    from mobilenet_train.deploy.loading import load_run
-    from mobilenet_train.deploy.predict import Classifier, find_pictures
     from mobilenet_train.errors import ConfigError
+    from mobilenet_train.inference.loading import load_run
+    from mobilenet_train.inference.predict import Classifier, find_image_files
 
     if arguments.csv and arguments.json:
         raise ConfigError("--csv and --json both say how to print; give one")
-    files = find_pictures(arguments.pictures)
+    files = find_image_files(arguments.pictures)
     trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
     tell_of_warning("mnet-predict", trained)
     runtime = runtime_of(arguments, trained.config, threads=None)

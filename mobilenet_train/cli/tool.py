@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilenet_train import __version__
-from mobilenet_train.cli.train import guarded
+from mobilenet_train.cli.guard import guarded
 from mobilenet_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mobilenet_train.config import TrainConfig
-    from mobilenet_train.deploy.loading import TrainedRun
+    from mobilenet_train.config.schema import TrainConfig
+    from mobilenet_train.inference.loading import TrainedRun
     from mobilenet_train.runtime import Runtime
 
 
@@ -64,6 +64,38 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def list_of(allowed: tuple[str, ...]) -> "argparse._ActionType":
+    """A list of names out of `allowed`, for argparse."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in allowed:
+                raise argparse.ArgumentTypeError(f"{name!r} is unknown; choose from: {', '.join(allowed)}")
+        return names
+
+    return read
+
+
+def numbers(text: str) -> list[float]:
+    return [positive(number) for number in text.split(",")]
+
+
+def whole_numbers(text: str) -> list[int]:
+    return [whole_number(number) for number in text.split(",")]
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def main_of(parser: Parser, command: Callable[[argparse.Namespace], int]) -> NoReturn:
     """Parses the command line, runs the command and exits with its code: 2 for wrong use, 1 for a failure."""
 
@@ -88,16 +120,16 @@ def runtime_of(arguments: argparse.Namespace, config: "TrainConfig", threads: in
     Precision and layout are the run's; a reduced precision that this device lacks becomes the one it would choose.
     Raises RunError.
     """
-    from mobilenet_train import runtime
-    from mobilenet_train.config import CustomModelConfig
+    from mobilenet_train.config.schema import CustomModelConfig
+    from mobilenet_train.runtime import set_up
 
     custom = isinstance(config.model, CustomModelConfig)
     threads = arguments.threads or threads
     asked = replace(config.device, name=arguments.device, threads=threads, sync_batch_norm=False)
     try:
-        return runtime.prepare(asked, custom=custom)
+        return set_up(asked, custom=custom)
     except ConfigError:
-        return runtime.prepare(replace(asked, precision="auto"), custom=custom)
+        return set_up(replace(asked, precision="auto"), custom=custom)
 
 
 def tell_of_warning(program: str, run: "TrainedRun") -> None:

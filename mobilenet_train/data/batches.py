@@ -1,14 +1,15 @@
 """Batches for training and evaluation, made on the run's device from images in memory or stored elsewhere."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mobilenet_train.config import AugmentConfig
+from mobilenet_train.config.schema import AugmentConfig, TrainConfig
 from mobilenet_train.data import augment, policies
 from mobilenet_train.data.balance import balanced_order
-from mobilenet_train.data.images import Preprocessing, Split
+from mobilenet_train.data.images import Dataset, Preprocessing, Split
 from mobilenet_train.ranks import ALONE, Ranks
 
 # images (B, 3, R, R) fp32; labels (B,) int64 or, where images are mixed, shares of the classes (B, classes) fp32
@@ -48,7 +49,7 @@ class TrainBatches:
         self.seed = seed
         self.classes = classes
         self.resolution = resolution
-        self.prepare = Prepare(preprocessing, split.labels.device, layout)
+        self.prepare = Preprocessor(preprocessing, split.labels.device, layout)
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
@@ -121,7 +122,7 @@ class EvalBatches:
         self.batch_size = batch_size
         self.ranks = ranks
         self.crop_ratio = preprocessing.crop_ratio
-        self.prepare = Prepare(preprocessing, split.labels.device, layout)
+        self.prepare = Preprocessor(preprocessing, split.labels.device, layout)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
@@ -138,7 +139,7 @@ class EvalBatches:
             yield self.prepare(augment.centre(images, self.crop_ratio)), self.split.labels[numbers]
 
 
-class Prepare:
+class Preprocessor:
     """Stored uint8 images -> the network's input, and back for looking at."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device, layout: torch.memory_format) -> None:
@@ -161,3 +162,33 @@ class Prepare:
     def undo(self, inputs: Tensor) -> Tensor:
         """Network inputs -> pictures (B, 3, R, R) with values in 0..1."""
         return (inputs * self.std[:, None, None] + self.mean[:, None, None]).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a run: for training, for testing and of the hold-out split."""
+
+    train: TrainBatches
+    test: EvalBatches
+    val: EvalBatches | None
+
+
+def make_batches(config: TrainConfig, dataset: Dataset, layout: torch.memory_format, ranks: Ranks = ALONE) -> Batches:
+    """The batches that a configuration asks for, on the device that the data set is on."""
+    pre, size = dataset.preprocessing, config.eval.batch_size
+    return Batches(
+        train=TrainBatches(
+            dataset.train,
+            pre,
+            config.augment,
+            config.batch_size,
+            config.seed,
+            layout,
+            classes=len(dataset.class_names),
+            resolution=config.dataset.resolution,
+            ranks=ranks,
+            balanced=config.balance == "sampling",
+        ),
+        test=EvalBatches(dataset.test, pre, size, layout, ranks),
+        val=EvalBatches(dataset.val, pre, size, layout, ranks) if dataset.val else None,
+    )

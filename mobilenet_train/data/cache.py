@@ -28,7 +28,7 @@ import PIL
 import torch
 
 from mobilenet_train.data.decode import decode
-from mobilenet_train.data.listing import BadPictureError, Listing
+from mobilenet_train.data.listing import BadImageError, Listing
 from mobilenet_train.disk import sync
 from mobilenet_train.errors import RunError
 
@@ -59,7 +59,7 @@ SILENT = Listener(lambda *_: None, lambda *_: None, lambda: False)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class CachedImages:
     """What came of a listing: pictures (N, S, S, 3) uint8, or None where they were only looked at.
 
     `digests` (N, 16) uint8 are of the files' bytes; `bad` says of each picture that can't be used why.
@@ -80,18 +80,18 @@ def picture_bytes(listing: Listing, size: int) -> int:
     return len(listing) * size * size * 3
 
 
-def in_memory(listing: Listing, size: int, workers: int, listener: Listener) -> Prepared:
+def in_memory(listing: Listing, size: int, workers: int, listener: Listener) -> CachedImages:
     """Prepares all pictures in memory; nothing is written. Raises StoppedError."""
     pictures = mmap.mmap(-1, picture_bytes(listing, size))  # shared with the workers
     digests = mmap.mmap(-1, len(listing) * DIGEST_BYTES)
     task = Task(listing, size, pictures, digests)
     bad = dict(bad for chunk in run(task, range(task.chunks), workers, listener) for bad in chunk[1].items())
-    return Prepared(task.picture_array, task.digest_array, dict(sorted(bad.items())))
+    return CachedImages(task.picture_array, task.digest_array, dict(sorted(bad.items())))
 
 
 def on_disk(
     listing: Listing, size: int, keep_pictures: bool, folder: Path, workers: int, listener: Listener
-) -> Prepared:
+) -> CachedImages:
     """Opens the cache of this listing in `folder`, after making it if it isn't there.
 
     Without `keep_pictures` the files are only looked at: whether they can be decoded, and their digests.
@@ -222,7 +222,7 @@ def _mapped(path: Path, length: int) -> mmap.mmap:
         return mmap.mmap(file.fileno(), length)
 
 
-def _opened(home: Path, count: int, size: int, keep_pictures: bool) -> Prepared:
+def _opened(home: Path, count: int, size: int, keep_pictures: bool) -> CachedImages:
     """Raises RunError if the folder is not what its name says."""
     try:
         index = json.loads((home / "index.json").read_text())
@@ -232,7 +232,7 @@ def _opened(home: Path, count: int, size: int, keep_pictures: bool) -> Prepared:
             pictures = np.memmap(home / "pictures.u8", np.uint8, "r").reshape(count, size, size, 3)
     except (OSError, ValueError) as error:
         raise RunError(f"{home} is damaged ({error}): delete that folder, it will be made again") from error
-    return Prepared(pictures, digests, {int(row): reason for row, reason in index["bad"].items()})
+    return CachedImages(pictures, digests, {int(row): reason for row, reason in index["bad"].items()})
 
 
 class Task:
@@ -261,7 +261,7 @@ class Task:
             data = self.listing.read(row)
             self.digest_array[row] = np.frombuffer(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), np.uint8)
             picture = decode(data, self.size)
-        except BadPictureError as error:
+        except BadImageError as error:
             return str(error)
         if self.picture_array is not None:
             self.picture_array[row] = picture

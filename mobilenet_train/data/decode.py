@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilenet_train.data.listing import BadPictureError
+from mobilenet_train.data.listing import BadImageError
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 COMMON = ("JPEG", "PNG")  # tried first: looking at a JPEG as all the others before takes as long as half its decoding
@@ -25,10 +25,10 @@ def decode(data: bytes, height: int, width: int | None = None) -> np.ndarray:
     The papers' evaluation protocol, done once: the rest of a long side is cut off, nothing is squashed. Bilinear
     with antialiasing. EXIF's rotation is applied; grey, palette, CMYK and 16-bit pictures become RGB, transparent
     ones are laid on white; of an animation the first frame counts.
-    Raises BadPictureError for anything that is no whole picture, and above 89 million pixels (Pillow's limit).
+    Raises BadImageError for anything that is no whole picture, and above 89 million pixels (Pillow's limit).
     """
     if not data:
-        raise BadPictureError("is empty")
+        raise BadImageError("is empty")
     width = width or height
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata
@@ -36,9 +36,9 @@ def decode(data: bytes, height: int, width: int | None = None) -> np.ndarray:
         try:
             return fill(_pixels(data, max(height, width)), height, width)
         except Image.UnidentifiedImageError:
-            raise BadPictureError("is no picture that Pillow can read") from None
+            raise BadImageError("is no picture that Pillow can read") from None
         except Exception as error:  # each of Pillow's formats fails in its own way
-            raise BadPictureError(f"can't be decoded: {str(error) or type(error).__name__}") from error
+            raise BadImageError(f"can't be decoded: {str(error) or type(error).__name__}") from error
 
 
 @cache

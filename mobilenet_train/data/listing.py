@@ -15,7 +15,7 @@ SUFFIXES = tuple(b".jpg .jpeg .jfif .png .gif .bmp .webp .avif .tif .tiff .ppm .
 WHOLE_FILE = -1
 
 
-class BadPictureError(Exception):
+class BadImageError(Exception):
     """A file that gives no picture; the message says why, without the file's name."""
 
 
@@ -47,18 +47,18 @@ class Listing:
         return Path(self.places[self.place[number]], os.fsdecode(self.names[number]))
 
     def read(self, number: int) -> bytes:
-        """The encoded picture. Raises BadPictureError saying why it can't be read."""
+        """The encoded picture. Raises BadImageError saying why it can't be read."""
         offset = int(self.offset[number])
         path = self.root / (self.path(number) if offset == WHOLE_FILE else self.places[self.place[number]])
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would block
             with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise BadPictureError("is no regular file")
+                    raise BadImageError("is no regular file")
                 file.seek(max(0, offset))
                 return file.read(-1 if offset == WHOLE_FILE else int(self.size[number])) or b""
         except OSError as error:
-            raise BadPictureError(f"can't be read: {error.strerror}") from error
+            raise BadImageError(f"can't be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilenet_train.config import AugmentConfig
+from mobilenet_train.config.schema import AugmentConfig
 
 SPATIAL = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 COLOURS = ("brightness", "contrast", "saturation")  # in the order of `jitter`'s factors

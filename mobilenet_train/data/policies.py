@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilenet_train.config import AugmentConfig
+from mobilenet_train.config.schema import AugmentConfig
 from mobilenet_train.data import operations
 from mobilenet_train.data.augment import resize
 from mobilenet_train.seeding import BOX, COLOUR, ERASE, MIX, OPERATION, generator, key

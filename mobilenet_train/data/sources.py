@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DatasetConfig, PicturesConfig
+from mobilenet_train.config.schema import Cifar10Config, CustomDatasetConfig, DatasetConfig, ImageFilesConfig
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from mobilenet_train.data.cifar10 import FINGERPRINT as CIFAR10_FINGERPRINT
 from mobilenet_train.data.cifar10 import read_cifar10
+from mobilenet_train.data.image_files import Found, Loaded, find_folder, find_webdataset, load_image_files
 from mobilenet_train.data.images import (
     Dataset,
     ImageData,
@@ -24,7 +25,6 @@ from mobilenet_train.data.images import (
     make_split,
     stratified_sample,
 )
-from mobilenet_train.data.pictures import Found, Loaded, find_folder, find_webdataset, load_pictures
 from mobilenet_train.errors import RunError
 from mobilenet_train.factory import call_factory
 
@@ -36,8 +36,8 @@ def load(config: DatasetConfig, seed: int, listener: Listener = SILENT) -> Datas
 
     Raises RunError if the data can't be had, ConfigError if the splits asked for are impossible.
     """
-    if isinstance(config, PicturesConfig):
-        loaded = load_pictures(config, PICTURES[config.name](config, seed, listener), seed, listener)
+    if isinstance(config, ImageFilesConfig):
+        loaded = load_image_files(config, PICTURES[config.name](config, seed, listener), seed, listener)
     else:
         loaded = _load_arrays(config, seed)
     if len(loaded.class_names) < 2:

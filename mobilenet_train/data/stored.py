@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mobilenet_train.data.decode import decode
-from mobilenet_train.data.listing import BadPictureError, Listing
+from mobilenet_train.data.listing import BadImageError, Listing
 from mobilenet_train.errors import RunError
 
 WORKER_KILLED = "DataLoader worker"  # how torch's RuntimeError about it begins
@@ -96,7 +96,7 @@ class _Decoded(Dataset):
         for number, row in enumerate(images.rows[batch]):
             try:
                 pictures[number] = decode(images.listing.read(row), images.size)
-            except BadPictureError as error:
+            except BadImageError as error:
                 path = images.listing.root / images.listing.path(row)
                 return f"{path} {error}, though it was whole when this run looked at it first"
         return torch.from_numpy(pictures)

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +10,14 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.data import ImageData
-from mobilenet_train.deploy.latency import Call, Timing, describe_machine, measure
+from mobilenet_train.deploy.latency import Call, Timing, measure
 from mobilenet_train.deploy.onnx_graph import quantise, to_onnx
 from mobilenet_train.deploy.runtimes import eager_logits, onnx_session, timed, timed_session
+from mobilenet_train.deploy.settings import Setting
 from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.machine import describe_machine
 from mobilenet_train.models import NETWORKS, MobileNet
-
-
-@dataclass(frozen=True, order=True)
-class Setting:
-    """What is timed: one network in one runtime."""
-
-    model: str
-    width: float
-    resolution: int
-    batch: int
-    threads: int
-    runtime: str
+from mobilenet_train.runtime import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -90,6 +80,14 @@ class Bench:
         return NETWORKS[setting.model](**options).eval().requires_grad_(False)
 
 
+def new_bench(classes: int, device: str, training_step: Callable[[Setting, int, str], Call]) -> Bench:
+    """What times settings. Raises RunError if the device is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunError("--device cuda was asked for, but torch sees no CUDA device")
+    keep_freed_memory()
+    return Bench(classes, torch.device(device), lambda setting: training_step(setting, classes, device))
+
+
 def noise(batch: int, resolution: int) -> Tensor:
     """Inputs (batch, 3, resolution, resolution); what the images show does not change how long they take."""
     return torch.randn(batch, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
@@ -101,18 +99,6 @@ def noise_images(count: int, size: int, classes: int) -> ImageData:
     images = generator.integers(0, 256, (count + 2, size, size, 3), dtype=np.uint8)
     labels = np.arange(count + 2) % classes
     return ImageData(images[2:], labels[2:], images[:2], labels[:2], [str(name) for name in range(classes)])
-
-
-def all_settings(
-    models: Sequence[str],
-    widths: Sequence[float],
-    resolutions: Sequence[int],
-    batches: Sequence[int],
-    threads: Sequence[int],
-    runtimes: Sequence[str],
-) -> list[Setting]:
-    """Every combination."""
-    return [Setting(*values) for values in product(models, widths, resolutions, batches, threads, runtimes)]
 
 
 # --- tables in files

@@ -18,12 +18,12 @@ from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing, Split, stratified_sample
 from mobilenet_train.deploy.executorch_program import load_program, to_executorch
 from mobilenet_train.deploy.latency import Timing, measure
-from mobilenet_train.deploy.loading import TrainedRun
 from mobilenet_train.deploy.onnx_graph import fp32_operators, quantise, to_onnx
 from mobilenet_train.deploy.quantisation_aware import fine_tuned
 from mobilenet_train.deploy.runtimes import Logits, eager_logits, onnx_logits, onnx_session, require, timed
+from mobilenet_train.disk import writing
 from mobilenet_train.errors import RunError
-from mobilenet_train.tracking.files import writing
+from mobilenet_train.inference.loading import TrainedRun
 
 CALIBRATION_IMAGES = 512
 CALIBRATION_BATCH = 64

@@ -1,16 +1,10 @@
 """Latency of functions on this machine: warm-up, interleaved repeats, median and 95th percentile."""
 
-import importlib.metadata
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
-
-from mobilenet_train.machine import usable_cores
 
 Call = Callable[[], object]  # runs once and returns when the result is there
 Name = TypeVar("Name")
@@ -58,19 +52,3 @@ def _timing(seconds: Sequence[float]) -> Timing:
     ordered = sorted(seconds)
     p95 = ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
     return Timing(1000 * statistics.median(ordered), 1000 * p95, len(ordered))
-
-
-def describe_machine() -> str:
-    """Processor, cores that this process may use, system and the versions that decide the speed, in one line."""
-    parts = [f"{_processor()}, {usable_cores()} cores", f"{platform.system()} {platform.release()}"]
-    for package in ("torch", "onnxruntime", "executorch"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            parts.append(f"{package} {importlib.metadata.version(package)}")
-    return ", ".join(parts)
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

@@ -9,9 +9,10 @@ from statistics import median
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
-from mobilenet_train.deploy.info import Layer, info, total
 from mobilenet_train.deploy.latency import Timing
 from mobilenet_train.deploy.published import PUBLISHED, Published
+from mobilenet_train.inference.info import info
+from mobilenet_train.models.layer_costs import Layer, total
 from mobilenet_train.models.strides import SMALLEST_PUBLISHED_RESOLUTION
 
 RESOLUTIONS = (96, 128, 160, 192, 224)

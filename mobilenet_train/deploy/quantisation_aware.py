@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mobilenet_train.config import TrainConfig
+from mobilenet_train.config.schema import TrainConfig
 from mobilenet_train.data.balance import class_weights
+from mobilenet_train.data.batches import make_batches
 from mobilenet_train.data.images import Dataset
-from mobilenet_train.deploy.loading import TrainedRun
-from mobilenet_train.runtime import prepare
-from mobilenet_train.training.batches import make_batches
+from mobilenet_train.inference.loading import TrainedRun
+from mobilenet_train.runtime import set_up
 from mobilenet_train.training.step import training_loss
 
 PEAK_RATE = 0.001  # of SGD; falls to 0 by a cosine
@@ -33,10 +33,10 @@ def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, tell: Callable[[s
     the resolution of evaluation; batch-norm keeps its statistics. `tell` hears of each epoch.
     """
     config = _for_fine_tuning(run)
-    runtime = prepare(config.device)
+    runtime = set_up(config.device)
     data = replace(dataset, preprocessing=run.preprocessing).to(runtime.device)
     weights = class_weights(data.train.labels, len(data.class_names)) if config.balance == "loss" else None
-    batches = make_batches(config, data, runtime).train
+    batches = make_batches(config, data, runtime.memory_format, runtime.ranks).train
     model = deepcopy(run.model).requires_grad_(True)
     model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     network = rounded(model, run.preprocessing.resolution)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenet_train.models import kernels
+from mobilenet_train.kernels import bindings as kernels
 from mobilenet_train.models.layers import BatchNorm2d, convolution_norm
 
 ACTIVATIONS: dict[str, type[nn.ReLU] | type[nn.ReLU6] | type[nn.Hardswish]] = {

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from mobilenet_train.config import NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import NetworkConfig, TrainConfig
 from mobilenet_train.errors import RunError
 from mobilenet_train.factory import call_factory
 from mobilenet_train.models.networks import NETWORKS

@@ -7,7 +7,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from mobilenet_train.models import kernels
+from mobilenet_train.kernels import bindings as kernels
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -1,15 +1,14 @@
 """Two runs side by side: the keys of configuration and results that are not the same."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from mobilenet_train.cli.resume import read_config
-from mobilenet_train.config import leaves
-from mobilenet_train.tracking.summary import read_summary
+from mobilenet_train.config.checked import flat_values, leaves
+from mobilenet_train.config.saved import read_saved
+from mobilenet_train.runs.folder import read_summary
 
 PLACES = ("run_dir", "outputs", "resume", "sweep")  # where a run lies says nothing about it
 
@@ -26,7 +25,7 @@ def differences(a: Path, b: Path) -> list[tuple[str, str, str]]:
 
 
 def _values(run: Path) -> Iterator[tuple[str, Any]]:
-    for key, value in leaves(OmegaConf.create(asdict(read_config(run)))):
+    for key, value in flat_values(read_saved(run).config).items():
         if key not in PLACES:
             yield key, value
     for key, value in leaves(OmegaConf.create(read_summary(run))):

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mobilenet_train import run_folder
+from mobilenet_train.config.saved import read_saved
+from mobilenet_train.disk import write_text
 from mobilenet_train.errors import RunError
-from mobilenet_train.sweeps.jobs import Job
-from mobilenet_train.tracking.files import write_text
-from mobilenet_train.tracking.summary import read_summary
+from mobilenet_train.runs import folder as run_folder
+from mobilenet_train.runs.folder import read_summary
+from mobilenet_train.sweeps.jobs import Job, hashes, identity
 
+FORMAT = 2  # of sweep.json; without a number it is of version 0.1.0
+NEVER_STARTED = ""  # the hash of a job of version 0.1.0 that saved nothing
 UNFINISHED = ("waiting", "running", "interrupted", "killed", "failed")
 
 
@@ -23,29 +26,56 @@ class Manifest:
     jobs: list[Job]
 
     def with_jobs(self, more: Iterable[Job]) -> "Manifest":
-        """Adds those jobs that are not in it yet."""
+        """Adds those jobs that are not in it yet, and leaves out old ones that cannot be told apart from them."""
         known = {job.hash for job in self.jobs}
-        return Manifest(self.overrides, [*self.jobs, *(job for job in more if job.hash not in known)])
+        kept = [job for job in self.jobs if job.hash != NEVER_STARTED]
+        return Manifest(self.overrides, [*kept, *(job for job in more if job.hash not in known)])
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises RunError if the folder holds no sweep."""
+    """Raises RunError if the folder does not hold a sweep."""
     path = folder / "sweep.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder} holds no sweep: cannot read {path} ({error})") from error
-    return Manifest(values["overrides"], [Job(**job) for job in values["jobs"]])
+        raise RunError(f"{folder} is not a sweep: cannot read {path} ({error})") from error
+    if values.get("format", 1) > FORMAT:
+        raise RunError(f"{path} has format {values['format']}, which is newer than this version's, {FORMAT}")
+    read = _job_of_version_1 if "format" not in values else _job
+    return Manifest(values["overrides"], [read(folder, job) for job in values["jobs"]])
+
+
+def _job(folder: Path, values: dict[str, Any]) -> Job:
+    del folder
+    return Job(**values)
+
+
+def _job_of_version_1(folder: Path, values: dict[str, Any]) -> Job:
+    """Version 0.1.0 hashed configurations otherwise: the hash is made from what the job itself saved."""
+    if not (folder / values["name"] / "config.yaml").exists():
+        return Job(**values, hash=NEVER_STARTED)
+    own, group = hashes(read_saved(folder / values["name"]).config, values["swept"])
+    return Job(values["name"], values["swept"], values["seed"], group, own)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_text(folder / "sweep.json", json.dumps(asdict(manifest), indent=2) + "\n")
+    write_text(folder / "sweep.json", json.dumps({"format": FORMAT, **asdict(manifest)}, indent=2) + "\n")
 
 
 def known_names(folder: Path, jobs: Sequence[Job]) -> list[Job]:
-    """The jobs under the names that their configurations have in this folder already."""
+    """The jobs under the names that they have in this folder already; equal jobs have the first one's."""
     names = {job.hash: job.name for job in read_manifest(folder).jobs} if (folder / "sweep.json").exists() else {}
-    return [Job(names.get(job.hash, job.name), job.swept, job.seed, job.group) for job in jobs]
+    return [replace(job, name=names.setdefault(job.hash, job.name)) for job in jobs]
+
+
+def find_sweep(outputs: Path, words: Sequence[str]) -> Path:
+    """The folder of the sweep that a command line asks for, whichever order its words had when it was made."""
+    wanted = identity(words)
+    for path in sorted(outputs.glob("*/sweep.json")):
+        there = read_manifest(path.parent).overrides
+        if identity(there) == wanted and not any(word.startswith("sweep=") for word in there):
+            return path.parent
+    return outputs / wanted.name
 
 
 def state_of(folder: Path, name: str) -> str:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from mobilenet_train.config import TrainConfig, budget_seconds, from_values
+from mobilenet_train.config.checked import values_of
+from mobilenet_train.config.saved import from_record
+from mobilenet_train.config.schema import TrainConfig, budget_seconds
 from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.sweeps.processes import Slots, spawn
 
 if TYPE_CHECKING:
-    from mobilenet_train.cli.prepare import Prepared
+    from mobilenet_train.runs.build import RunParts
 
 IMAGES_PER_STEP = 16  # in a measured update: fewer than in a real one, so that many jobs are measured soon
 
@@ -52,23 +54,23 @@ def forecast_all(configs: Sequence[TrainConfig], slots: Slots | None) -> list[Fo
 
 def forecast(config: TrainConfig, timed: bool) -> Forecast:
     """Everything that can go wrong before a run's first step goes wrong here. Raises UserError."""
-    from mobilenet_train.cli.prepare import prepare_run
+    from mobilenet_train.runs.build import build_run
 
-    prepared = prepare_run(config)
-    seconds = _seconds(prepared) if timed else None
-    return Forecast(prepared.cost.parameters, prepared.cost.multiply_adds, seconds)
+    parts = build_run(config)
+    seconds = _seconds(parts) if timed else None
+    return Forecast(parts.cost.parameters, parts.cost.multiply_adds, seconds)
 
 
-def _seconds(prepared: "Prepared") -> float:
+def _seconds(parts: "RunParts") -> float:
     """Of the whole run, from a few updates of fewer images than it will have."""
-    from mobilenet_train.training.batches import make_batches
+    from mobilenet_train.data.batches import make_batches
     from mobilenet_train.training.budget import measure_pace
 
-    config, plan = prepared.config, prepared.plan
+    config, plan = parts.config, parts.plan
     size = min(IMAGES_PER_STEP, config.batch_size)
     few = replace(config, batch_size=size, eval=replace(config.eval, batch_size=size))
-    batches = make_batches(few, prepared.dataset, prepared.runtime)
-    pace = measure_pace(prepared.state, batches.train, batches.test, plan)
+    batches = make_batches(few, parts.dataset, parts.runtime.memory_format, parts.runtime.ranks)
+    pace = measure_pace(parts.state, batches.train, batches.test, plan)
     whole = pace.seconds(plan, 0, plan.updates) * config.batch_size / size + plan.epochs(plan.updates) * pace.epoch_end
     return whole if config.budget is None else min(whole, budget_seconds(config.budget))
 
@@ -78,7 +80,7 @@ def _ask(configs: Sequence[TrainConfig], slots: Slots | None) -> "subprocess.Pop
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     child = spawn(["-m", "mobilenet_train.sweeps.forecast"], **pipes)
     assert child.stdin is not None
-    json.dump({"timed": slots is not None, "configs": [asdict(config) for config in here]}, child.stdin)
+    json.dump({"timed": slots is not None, "configs": [values_of(config) for config in here]}, child.stdin)
     child.stdin.close()
     child.stdin = None
     return child
@@ -108,7 +110,7 @@ def main() -> None:
     answers: list[dict[str, Any]] = []
     for values in asked["configs"]:
         try:
-            answers.append(asdict(forecast(from_values(OmegaConf.create(values)), asked["timed"])))
+            answers.append(asdict(forecast(from_record(OmegaConf.create(values)).config, asked["timed"])))
         except UserError as error:
             answers.append({"error": str(error), "exit_code": error.exit_code})
             break

@@ -1,43 +1,73 @@
-"""The jobs of a sweep: what each changes, and a name that stays its own when the sweep is issued again."""
+"""The jobs of a sweep: what each changes, and what makes a job or a whole sweep the same when it is issued again."""
 
 import hashlib
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
-
-from mobilenet_train.cli.resume import FREE
-from mobilenet_train.config import TrainConfig, leaves
+from mobilenet_train.config.checked import flat_values
+from mobilenet_train.config.overrides import parsed
+from mobilenet_train.config.saved import INTRODUCED
+from mobilenet_train.config.schema import ALIASES, TrainConfig, is_free
 
 LONGEST_NAME = 80  # characters before the hash
+HYDRAS = ("hydra", "hydra/launcher", "hydra/sweeper")
 
 
 @dataclass(frozen=True)
 class Job:
     """One run of a sweep, as sweep.json keeps it."""
 
-    name: str  # of its folder: what it changes, and a hash of its whole configuration
+    name: str  # of its folder: what it changes, and a hash
     swept: dict[str, str]  # the values that differ between the jobs
     seed: int
     group: str  # hash of the configuration without the seed: repeats share it
-
-    @property
-    def hash(self) -> str:
-        return self.name.rsplit("_", 1)[-1]
+    hash: str  # of its whole configuration; two jobs with one hash are the same
 
     @property
     def label(self) -> str:
         return label(self.swept)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What makes two commands the same sweep: the values that are fixed, and which keys are swept, in no order."""
+
+    fixed: tuple[tuple[str, str], ...]
+    swept: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The sweep's folder, unless sweep=NAME gives another."""
+        parts = [f"{key}-{value}" for key, value in _short(dict(self.fixed)).items()]
+        by = ["by", *_short(dict.fromkeys(self.swept, ""))] if self.swept else []
+        whole = "_".join(parts + by) or "sweep"
+        cut = clean(whole)
+        return cut if len(whole) <= LONGEST_NAME else f"{cut}_{_hash([self.fixed, self.swept])}"
+
+
 def make_job(config: TrainConfig, swept: dict[str, str]) -> Job:
     """Names a job by its swept values and the hash of its configuration."""
     stem = "_".join(f"{key}-{value}" for key, value in _short(swept).items())
-    own = _configuration_hash(config, swept)
-    return Job(f"{clean(stem) or 'job'}_{own}", swept, config.seed, _configuration_hash(config, swept, {"seed"}))
+    own, group = hashes(config, swept)
+    return Job(f"{clean(stem) or 'job'}_{own}", swept, config.seed, group, own)
+
+
+def hashes(config: TrainConfig, swept: Collection[str]) -> tuple[str, str]:
+    """Of every value that makes the result, and of the same without the seed.
+
+    Free keys count only where the sweep itself changes them. A key that has the value of runs from before there was
+    that key does not count, so that a new version of the program makes no finished job a new one.
+    """
+    values = {
+        key: _canonical(value)
+        for key, value in flat_values(config).items()
+        if (not is_free(key) or _is_swept(key, swept))
+        and not (key in INTRODUCED and not callable(INTRODUCED[key].value) and value == INTRODUCED[key].value)
+    }
+    return _hash(values), _hash({key: value for key, value in values.items() if key != "seed"})
 
 
 def label(swept: dict[str, str]) -> str:
@@ -45,22 +75,16 @@ def label(swept: dict[str, str]) -> str:
     return " ".join(f"{key}={value}" for key, value in _short(swept).items()) or "as configured"
 
 
-def sweep_name(overrides: Sequence[str], swept_keys: Collection[str]) -> str:
-    """The default name of a sweep: what is fixed, and which keys are swept, whatever their values.
-
-    What may change when a run goes on (threads, slots, ...) is left out: the same sweep stays in its folder.
-    """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    fixed = {
-        override.get_key_element(): override.get_value_element_as_str()
-        for override in sorted(parsed, key=lambda override: override.key_or_group)
-        if override.key_or_group not in swept_keys and not _is_free(override.key_or_group)
-    }
-    parts = [f"{key}-{value}" for key, value in _short(fixed).items()]
-    by = ["by", *_short(dict.fromkeys(swept_keys, ""))] if swept_keys else []
-    whole = "_".join(parts + by) or "sweep"
-    cut = clean(whole)
-    return cut if len(whole) <= LONGEST_NAME else f"{cut}_{_hash([fixed, sorted(swept_keys)])}"
+def identity(words: Sequence[str]) -> Identity:
+    """Of a sweep's command line. What may change when a run is resumed (threads, slots, ...) is left out."""
+    fixed, swept = {}, []
+    for override in parsed(words):
+        key = ALIASES.get(override.key_or_group, override.key_or_group)
+        if override.is_sweep_override():
+            swept.append(key)
+        elif not is_free(key) and key.split(".")[0] not in HYDRAS:
+            fixed[override.get_key_element()] = _canonical_text(override.get_value_element_as_str())
+    return Identity(tuple(sorted(fixed.items())), tuple(sorted(set(swept))))
 
 
 def clean(name: str) -> str:
@@ -68,19 +92,21 @@ def clean(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name)[:LONGEST_NAME].strip("-.")
 
 
-def _configuration_hash(config: TrainConfig, swept: Collection[str], without: Collection[str] = ()) -> str:
-    """Of every value that makes the result; of the others only those that the sweep itself changes."""
-    values = {
-        key: value
-        for key, value in leaves(OmegaConf.create(asdict(config)))
-        if key not in without
-        and (not _is_free(key) or any(key == name or key.startswith(f"{name}.") for name in swept))
-    }
-    return _hash(values)
+def _is_swept(key: str, swept: Collection[str]) -> bool:
+    return any(f"{key}.".startswith(f"{ALIASES.get(name, name)}.") for name in swept)
 
 
-def _is_free(key: str) -> bool:
-    return key.split(".")[0] in (*FREE, "hydra", "hydra/launcher", "hydra/sweeper")
+def _canonical(value: Any) -> Any:
+    """1, 1.0 and 1e0 are one value."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _canonical_text(text: str) -> str:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else repr(number)
 
 
 def _hash(values: object) -> str:

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mobilenet_train.cli.messages import say
+from mobilenet_train.console import say
 from mobilenet_train.sweeps.folder import state_of
 from mobilenet_train.sweeps.report import duration
-from mobilenet_train.tracking.metrics_csv import read_rows
+from mobilenet_train.tracking.metrics_csv import read_metrics
 
 SECONDS_BETWEEN_DRAWINGS = 0.5
 
@@ -33,7 +33,7 @@ class LiveJob:
 
     def cells(self) -> list[str]:
         """Name, state, epoch, top-1, images/s and time left."""
-        rows = read_rows(self.folder)
+        rows = read_metrics(self.folder)
         last = rows[-1] if rows else None
         here = len(rows) - self.epochs_before
         left = ""
@@ -67,7 +67,7 @@ class View:
 
     def started(self, folder: Path) -> None:
         job = self._jobs[folder]
-        job.state, job.began, job.epochs_before = "running", time.monotonic(), len(read_rows(folder))
+        job.state, job.began, job.epochs_before = "running", time.monotonic(), len(read_metrics(folder))
         self._tell(f"started {folder.name}")
 
     def ended(self, folder: Path, reason: str) -> None:

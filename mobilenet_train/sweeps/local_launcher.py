@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mobilenet_train.cli.messages import say
+from mobilenet_train.console import say
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.sweeps.folder import last_line, log_path

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mobilenet_train.sweeps.results import Row
+from mobilenet_train.sweeps.rows import Row
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from mobilenet_train.cli.conf import conf_dir
+from mobilenet_train.config.compose import conf_dir
 from mobilenet_train.sweeps.local_launcher import LocalLauncher
 from mobilenet_train.sweeps.sweep import Sweep, refuse_failures
 

@@ -11,11 +11,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mobilenet_train.disk import write_text
+from mobilenet_train.sweeps.figures import draw_pareto
 from mobilenet_train.sweeps.folder import read_manifest
 from mobilenet_train.sweeps.papers import paper_table
-from mobilenet_train.sweeps.pareto import draw_pareto
-from mobilenet_train.sweeps.results import Row, read_rows
-from mobilenet_train.tracking.files import write_text
+from mobilenet_train.sweeps.rows import Row, read_rows
 
 Cells = tuple[list[str], list[list[str]]]  # header, rows
 

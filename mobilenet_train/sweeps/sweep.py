@@ -14,15 +14,18 @@ from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
 from rich.table import Table
 
-from mobilenet_train import run_folder
-from mobilenet_train.cli.explain import explain
-from mobilenet_train.cli.messages import say
-from mobilenet_train.cli.train import check_use, checked_config
-from mobilenet_train.config import SWEEP_KEYS, TrainConfig, check_sweep
+from mobilenet_train.config.checked import check_use, checked_config
+from mobilenet_train.config.explain import explain
+from mobilenet_train.config.overrides import check_words
+from mobilenet_train.config.rules import check_sweep
+from mobilenet_train.config.schema import SWEEP_KEYS, TrainConfig
+from mobilenet_train.console import say
 from mobilenet_train.errors import ConfigError, RunError, UserError
+from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.sweeps import report
 from mobilenet_train.sweeps.folder import (
     Manifest,
+    find_sweep,
     known_names,
     read_manifest,
     state_of,
@@ -30,7 +33,7 @@ from mobilenet_train.sweeps.folder import (
     write_manifest,
 )
 from mobilenet_train.sweeps.forecast import Forecast, forecast_all
-from mobilenet_train.sweeps.jobs import Job, make_job, sweep_name
+from mobilenet_train.sweeps.jobs import Job, make_job
 from mobilenet_train.sweeps.local_launcher import LocalLauncher
 from mobilenet_train.sweeps.processes import Slots, make_slots
 
@@ -63,7 +66,7 @@ class Sweep:
     @classmethod
     def of(cls, loader: ConfigLoader, master: DictConfig, grid: Sequence[str]) -> "Sweep":
         """The sweep that a composed configuration asks for. Raises ConfigError for keys that a sweep can't have."""
-        check_sweep(master.sweep, master.slots, master.on_failure)
+        check_sweep(master)
         typed = [*grid, *master.hydra.overrides.task]
         parsed = OverridesParser.create().parse_overrides(typed)
         local = master.hydra.launcher._target_.startswith("hydra_plugins._mobilenet_train.")
@@ -76,8 +79,9 @@ class Sweep:
             if key in ("slots", "on_failure") and not local:
                 raise ConfigError(f"{key} has no effect with this hydra/launcher; it belongs to hydra/launcher=local")
         swept = list(dict.fromkeys(override.key_or_group for override in parsed if override.is_sweep_override()))
-        name = master.sweep or sweep_name(typed, swept)
-        return cls(Path(master.outputs).expanduser().resolve() / name, typed, swept, loader, master)
+        outputs = Path(master.outputs).expanduser().resolve()
+        folder = outputs / master.sweep if master.sweep else find_sweep(outputs, typed)
+        return cls(folder, typed, swept, loader, master)
 
     def run(self, launcher: Launcher, batch: Sequence[Sequence[str]]) -> list[JobReturn]:
         """Runs a batch of jobs, each given by its overrides, and returns what became of each, in order.
@@ -110,6 +114,7 @@ class Sweep:
                 composed = self.loader.load_sweep_config(self.master, overrides)
                 with read_write(composed), open_dict(composed):
                     del composed["hydra"]
+                check_words(overrides)
                 config = checked_config(composed, overrides)
                 check_use(config, overrides)
                 configs.append((config, overrides))

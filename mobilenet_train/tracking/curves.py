@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilenet_train.tracking.files import replacing
-from mobilenet_train.training.results import EpochResult
+from mobilenet_train.disk import replacing
+from mobilenet_train.results import EpochResult
 
 COLOURS = {"train": "#8a8f98", "test": "#1f6fb4", "val": "#2a9d62", "EMA, test": "#d9722b"}
 Curves = dict[str, list[float]]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from mobilenet_train.tracking.files import append_text, write_text
-from mobilenet_train.training.results import EpochResult, EpochStarted, Event
+from mobilenet_train.disk import append_text, write_text
+from mobilenet_train.results import EpochResult, EpochStarted, Event
 
 
 class EpochLog:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mobilenet_train.tracking.files import append_text, write_text, writing
-from mobilenet_train.training.results import EpochResult
+from mobilenet_train.disk import append_text, write_text, writing
+from mobilenet_train.results import EpochResult
 
 
 class MetricsCsv:
@@ -27,7 +27,7 @@ class MetricsCsv:
         return table(self._history) if self._history else _line(columns)
 
 
-def read_rows(folder: Path) -> list[dict[str, str]]:
+def read_metrics(folder: Path) -> list[dict[str, str]]:
     """The whole lines of a run's metrics.csv, one an epoch; none if there is no such file yet."""
     path = folder / "metrics.csv"
     if not path.exists():

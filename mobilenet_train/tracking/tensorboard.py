@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilenet_train.disk import writing
+from mobilenet_train.results import EpochResult, Progress
 from mobilenet_train.tracking.description import RunDescription
-from mobilenet_train.tracking.files import writing
-from mobilenet_train.training.results import EpochResult, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor

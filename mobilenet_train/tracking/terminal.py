@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from mobilenet_train import results
+from mobilenet_train.results import EpochResult, EpochStarted, Event
 from mobilenet_train.tracking.description import RunDescription
 from mobilenet_train.tracking.epoch_log import closing_lines, event_lines
-from mobilenet_train.training import results
-from mobilenet_train.training.results import EpochResult, EpochStarted, Event
 
 
 class Terminal:

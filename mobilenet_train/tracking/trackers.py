@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from mobilenet_train.results import EpochResult, EpochStarted, Event
 from mobilenet_train.tracking.curves import draw_curves
 from mobilenet_train.tracking.description import RunDescription
 from mobilenet_train.tracking.epoch_log import EpochLog
 from mobilenet_train.tracking.metrics_csv import MetricsCsv
 from mobilenet_train.tracking.tensorboard import TensorBoard
 from mobilenet_train.tracking.terminal import Terminal
-from mobilenet_train.training.results import EpochResult, EpochStarted, Event
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ from itertools import islice
 
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.distributed import from_first
-from mobilenet_train.training.evaluate import evaluate
-from mobilenet_train.training.plan import Plan
+from mobilenet_train.training.evaluation import evaluate
+from mobilenet_train.training.schedule import Plan
 from mobilenet_train.training.state import TrainState
 from mobilenet_train.training.step import train_update
 

@@ -7,14 +7,13 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from mobilenet_train.data.batches import EvalBatches, TrainBatches
+from mobilenet_train.data.batches import Batches, EvalBatches, TrainBatches
 from mobilenet_train.distributed import agreed, summed
 from mobilenet_train.errors import RunError
-from mobilenet_train.training.batches import Batches
+from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress
 from mobilenet_train.training.budget import Budget
-from mobilenet_train.training.evaluate import Interrupted, evaluate
-from mobilenet_train.training.plan import Plan
-from mobilenet_train.training.results import EpochResult, EpochStarted, Event, Progress
+from mobilenet_train.training.evaluation import Interrupted, evaluate
+from mobilenet_train.training.schedule import Plan
 from mobilenet_train.training.state import Best, TrainState, new_sums
 from mobilenet_train.training.step import rate_of, train_update
 

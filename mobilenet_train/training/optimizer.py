@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobilenet_train.config import AdamConfig, MuonConfig, OptimConfig, RmspropConfig, SgdConfig
+from mobilenet_train.config.schema import AdamConfig, MuonConfig, OptimConfig, RmspropConfig, SgdConfig
 from mobilenet_train.models import MobileNet
 
 

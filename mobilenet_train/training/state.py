@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mobilenet_train.results import EpochResult, Score
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.ema import Ema
-from mobilenet_train.training.results import EpochResult, Score
 
 COUNTERS = ("step", "epoch", "batch", "recoveries", "elapsed")
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mobilenet_train.distributed import average_statistics, exchange, summed
 from mobilenet_train.seeding import STEP, key
 from mobilenet_train.training.optimizer import penalised_weights
-from mobilenet_train.training.plan import Plan
+from mobilenet_train.training.schedule import Plan
 from mobilenet_train.training.state import TrainState
 
 WARM_UP_UPDATES = 3  # CUDA graphs (device.compile=reduce-overhead) are recorded at the third

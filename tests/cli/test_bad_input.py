@@ -15,10 +15,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from mobilenet_train import run_folder
 from mobilenet_train.cli.train import main
-from mobilenet_train.config import SWEEP_KEYS, TrainConfig, check
+from mobilenet_train.config.rules import check
+from mobilenet_train.config.saved import Saved
+from mobilenet_train.config.schema import SWEEP_KEYS, TrainConfig
 from mobilenet_train.errors import ConfigError
+from mobilenet_train.runs import folder as run_folder
 from tests.cli.helpers import exit_code, one_line
 from tests.conftest import configure
 
@@ -127,7 +129,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "epochs", -1, "from 1"),
     ("", "budget", "", "null or a time"),
     ("", "budget", "0m", "null or a time"),
-    ("", "max_steps", 0, "null or a whole number from 1"),
+    ("", "max_updates", 0, "null or a whole number from 1"),
     ("", "batch_size", 1, "from 2"),
     ("", "batch_size", 0, "from 2"),
     ("", "batch_size", -8, "from 2"),
@@ -321,7 +323,7 @@ def started_run(tmp_path: Path) -> Path:
     config: TrainConfig = configure("dataset=digits", "epochs=3")
     folder = tmp_path / "run"
     folder.mkdir()
-    run_folder.write_config(folder, config)
+    run_folder.write_config(folder, Saved(config))
     return folder
 
 

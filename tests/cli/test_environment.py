@@ -20,16 +20,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from children import become_nobody
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from torchvision.datasets import CIFAR10
 
-from mobilenet_train import run_folder
-from mobilenet_train.cli import session
-from mobilenet_train.cli.resume import resolve_resume
-from mobilenet_train.cli.train import guarded
-from mobilenet_train.config import SCHEMAS, TrainConfig, check
+from mobilenet_train.cli.guard import guarded
+from mobilenet_train.config.resume import resolve
+from mobilenet_train.config.rules import check
+from mobilenet_train.config.saved import Saved
+from mobilenet_train.config.schema import SCHEMAS, TrainConfig
 from mobilenet_train.data import sources
+from mobilenet_train.runs import folder as run_folder
+from mobilenet_train.runs import session
+from tests.children import become_nobody
 from tests.cli.helpers import exit_code, one_line
 from tests.conftest import TINY, configure
 
@@ -76,8 +79,7 @@ def run_code(*arguments: str) -> int:
     """The exit code of the command from the moment that the configuration is known to be good."""
 
     def go() -> int:
-        config, folder = resolve_resume(configured(*arguments), list(arguments))
-        return session.run(config, list(arguments), folder)
+        return session.run(resolve(OmegaConf.structured(configured(*arguments)), arguments), arguments)
 
     return guarded(go, tracebacks=False)
 
@@ -206,7 +208,7 @@ def test_the_same_user_can_use_a_folder_that_is_writable(shared_folder: Path, mo
 def test_a_run_that_cannot_be_locked_is_named(
     shared_folder: Path, refused_in_child: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_folder.write_config(shared_folder, configured(*TINY))
+    run_folder.write_config(shared_folder, Saved(configured(*TINY)))
     (shared_folder / "config.yaml").chmod(0o644)
     shared_folder.chmod(0o555)
     unprivileged_from(monkeypatch, run_folder, "lock")

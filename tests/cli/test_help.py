@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 
 import mobilenet_train
 from mobilenet_train import __version__
-from mobilenet_train.cli.conf import GROUPS, conf_dir, help_text
-from mobilenet_train.cli.explain import known_keys
-from mobilenet_train.config import SCHEMAS
+from mobilenet_train.cli.help import GROUPS, help_text
+from mobilenet_train.config.explain import known_keys
+from mobilenet_train.config.place import conf_dir
+from mobilenet_train.config.schema import SCHEMAS
 from tests.conftest import Command, configure
 
 FAST = 0.8  # seconds of processor time
@@ -90,7 +91,7 @@ def test_composing_and_refusing_import_no_torch(arguments: list[str], tmp_path: 
 
 @pytest.mark.real_data
 def test_training_imports_neither_torchs_compiler_nor_torchvision(tmp_path: Path, cifar10_root: Path) -> None:
-    small = ["model=v3_small", "dataset.max_per_class=10", "batch_size=50", "max_steps=2", "device.threads=1"]
+    small = ["model=v3_small", "dataset.max_per_class=10", "batch_size=50", "max_updates=2", "device.threads=1"]
     modules = imported(["device=cpu", f"dataset.root={cifar10_root}", *small], tmp_path)
     assert (tmp_path / "outputs").exists()
     assert "torch" in modules
@@ -243,7 +244,7 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
 augment balance batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay
-epochs eval.batch_size eval.resolution experiment label_smoothing log_every max_steps model on_failure optim outputs
+epochs eval.batch_size eval.resolution experiment label_smoothing log_every max_updates model on_failure optim outputs
 preview
 progressive.full_from progressive.start recover.attempts recover.factor resume resume_schedule run_dir schedule_from
 seed slots sweep tensorboard

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from mobilenet_train.config import AugmentConfig
+from mobilenet_train.config.schema import AugmentConfig
 from mobilenet_train.data.batches import EvalBatches, TrainBatches
 from mobilenet_train.data.images import Preprocessing, Split
 

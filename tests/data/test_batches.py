@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mobilenet_train.config import AugmentConfig
+from mobilenet_train.config.schema import AugmentConfig
 from tests.data.images_for_tests import CROP_AND_FLIP, NOTHING, PLAIN, eval_batches, numbered, train_batches
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from mobilenet_train.data import cache
-from mobilenet_train.data.cache import CHUNK, SILENT, Listener, Prepared, StoppedError, in_memory, key_of, on_disk
+from mobilenet_train.data.cache import CHUNK, SILENT, CachedImages, Listener, StoppedError, in_memory, key_of, on_disk
 from mobilenet_train.data.decode import decode
 from mobilenet_train.data.listing import Listing, list_tree
 from mobilenet_train.errors import RunError
-from tests.data.pictures_for_tests import draw, encoded, spoil
+from tests.data.image_files_for_tests import draw, encoded, spoil
 
 SIZE = 24
 FORK = multiprocessing.get_context("fork")
@@ -35,7 +35,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Listing:
     return list_tree(root, None, {}).listing
 
 
-def prepare(listing: Listing, folder: Path, listener: Listener = SILENT, workers: int = 2) -> Prepared:
+def prepare(listing: Listing, folder: Path, listener: Listener = SILENT, workers: int = 2) -> CachedImages:
     return on_disk(listing, SIZE, True, folder, workers, listener)
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from mobilenet_train.data.decode import decode
-from mobilenet_train.data.listing import BadPictureError
-from tests.data.pictures_for_tests import draw, encoded
+from mobilenet_train.data.listing import BadImageError
+from tests.data.image_files_for_tests import draw, encoded
 
 
 def flat(mode: str, colour: Any, size: tuple[int, int] = (40, 32)) -> Image.Image:
@@ -121,6 +121,6 @@ def test_damaged_exif_is_no_reason_to_refuse_a_picture() -> None:
     ids=["nothing", "a start", "a JPEG's start", "zeros"],
 )
 def test_what_is_no_picture_says_so_in_one_line(data: bytes, reason: str) -> None:
-    with pytest.raises(BadPictureError, match=reason) as refused:
+    with pytest.raises(BadImageError, match=reason) as refused:
         decode(data, 16)
     assert "\n" not in str(refused.value)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from children import Child, become_nobody
 
 from mobilenet_train.data import listing
-from mobilenet_train.data.listing import BadPictureError, ClassTree, list_tree
+from mobilenet_train.data.listing import BadImageError, ClassTree, list_tree
 from mobilenet_train.errors import RunError
-from tests.data.pictures_for_tests import draw, encoded
+from tests.children import Child, become_nobody
+from tests.data.image_files_for_tests import draw, encoded
 
 PICTURE = encoded(draw(0))
 
@@ -88,7 +88,7 @@ def read_as_nobody(root: Path) -> None:
     become_nobody()
     tree = listed(root)
     assert tree.listing.read(0) == PICTURE
-    with pytest.raises(BadPictureError, match="can't be read: Permission denied"):
+    with pytest.raises(BadImageError, match="can't be read: Permission denied"):
         tree.listing.read(1)
 
 

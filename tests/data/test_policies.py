@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 
-from mobilenet_train.config import AugmentConfig
+from mobilenet_train.config.schema import AugmentConfig
 from mobilenet_train.data import operations, policies
 from tests.data.images_for_tests import NOTHING, numbered
 

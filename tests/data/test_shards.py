@@ -8,12 +8,12 @@ import pytest
 import torch
 import webdataset
 
-from mobilenet_train.config import WebDatasetConfig
+from mobilenet_train.config.schema import WebDatasetConfig
 from mobilenet_train.data import shards
 from mobilenet_train.data.images import Split
 from mobilenet_train.data.sources import load
 from mobilenet_train.errors import RunError
-from tests.data.pictures_for_tests import SMALL, folder_config, tree
+from tests.data.image_files_for_tests import SMALL, folder_config, tree
 
 NAMES = ("ant", "bee", "cat")
 

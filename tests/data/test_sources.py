@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mobilenet_train.config import Cifar10Config, CustomDatasetConfig, DigitsConfig
+from mobilenet_train.config.schema import Cifar10Config, CustomDatasetConfig, DigitsConfig
 from mobilenet_train.data import cifar10 as cifar10_files
 from mobilenet_train.data.cifar10 import begin_reading
 from mobilenet_train.data.images import (

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobilenet_train.deploy.bench import Row, Setting, all_settings, compare, read_csv, write_csv
+from mobilenet_train.deploy.bench import Row, compare, read_csv, write_csv
 from mobilenet_train.deploy.latency import Timing
+from mobilenet_train.deploy.settings import Setting, all_settings
 from mobilenet_train.errors import ConfigError, RunError
 
 Tool = Callable[..., int]

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from mobilenet_train.data.images import Dataset
-from mobilenet_train.deploy.evaluate import load_test_data
 from mobilenet_train.deploy.executorch_program import MOST_IMAGES, load_program, to_executorch
 from mobilenet_train.deploy.export import FORMATS, DeployRow, Source, all_logits, check, export, properties
-from mobilenet_train.deploy.loading import TrainedRun, load_run
 from mobilenet_train.deploy.runtimes import eager_logits
 from mobilenet_train.errors import RunError
+from mobilenet_train.inference.evaluate import load_test_data
+from mobilenet_train.inference.loading import TrainedRun, load_run
 
 
 def shorter(run: TrainedRun) -> TrainedRun:

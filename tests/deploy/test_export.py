@@ -11,11 +11,11 @@ import torch
 
 from mobilenet_train.cli import export as command
 from mobilenet_train.data.images import Dataset
-from mobilenet_train.deploy.evaluate import load_test_data
 from mobilenet_train.deploy.export import FORMATS, DeployRow, Source, all_logits, check, export, properties
-from mobilenet_train.deploy.loading import TrainedRun, load_run
 from mobilenet_train.deploy.runtimes import eager_logits, require
 from mobilenet_train.errors import RunError
+from mobilenet_train.inference.evaluate import load_test_data
+from mobilenet_train.inference.loading import TrainedRun, load_run
 
 pytest.importorskip("onnxruntime")
 save = pytest.importorskip("safetensors.torch").save
@@ -156,7 +156,7 @@ def test_an_export_that_loses_too_much_fails_loudly_and_is_not_kept(
         weights["classifier.3.bias"][rarest] = 1e6
         return save(weights, metadata=dict(properties(source.run)))
 
-    monkeypatch.setattr("mobilenet_train.deploy.evaluate.load_test_data", lambda *_: all_right)
+    monkeypatch.setattr("mobilenet_train.inference.evaluate.load_test_data", lambda *_: all_right)
     monkeypatch.setitem(FORMATS, "safetensors", replace(FORMATS["safetensors"], write=one_answer, lossless=False))
     monkeypatch.setattr("mobilenet_train.deploy.export.fp32_operators", lambda _: {})
     assert tool("mnet-export", run, "--to", "safetensors", "--max-drop", 2) == 1

@@ -2,7 +2,8 @@
 
 import time
 
-from mobilenet_train.deploy.latency import describe_machine, measure
+from mobilenet_train.deploy.latency import measure
+from mobilenet_train.machine import describe_machine
 
 
 def test_median_and_95th_percentile_are_those_of_the_calls() -> None:

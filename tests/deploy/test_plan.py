@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilenet_train.deploy.info import info
 from mobilenet_train.deploy.latency import Timing
 from mobilenet_train.deploy.plan import (
     RESOLUTIONS,
@@ -22,6 +21,7 @@ from mobilenet_train.deploy.plan import (
     with_latency,
 )
 from mobilenet_train.deploy.published import PUBLISHED, Published
+from mobilenet_train.inference.info import info
 
 Tool = Callable[..., int]
 NEVER = 1e9

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from mobilenet_train.cli import export as command
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset
-from mobilenet_train.deploy.evaluate import load_test_data
 from mobilenet_train.deploy.export import Checked, Source, calibration_batches, export, properties
-from mobilenet_train.deploy.loading import TrainedRun, load_run
 from mobilenet_train.deploy.onnx_graph import quantise, to_onnx
 from mobilenet_train.deploy.quantisation_aware import fine_tuned, round_activations, round_weights, rounded
+from mobilenet_train.inference.evaluate import load_test_data
+from mobilenet_train.inference.loading import TrainedRun, load_run
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

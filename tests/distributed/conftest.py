@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Child, mnet_train
 from torch.distributed import TCPStore
+
+from tests.children import Child, mnet_train
 
 
 class Group:

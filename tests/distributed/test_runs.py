@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RUN, TINY
-from records import rows
 
-from mobilenet_train.deploy.evaluate import evaluate_run, load_test_data
-from mobilenet_train.deploy.loading import load_run
-from mobilenet_train.runtime import prepare
-from mobilenet_train.training import checkpoint
+from mobilenet_train import checkpoint
+from mobilenet_train.inference.evaluate import evaluate_run, load_test_data
+from mobilenet_train.inference.loading import load_run
+from mobilenet_train.runtime import set_up
+from tests.conftest import RUN, TINY
+from tests.records import rows
 
 from .conftest import Group, Start
 
@@ -34,7 +34,7 @@ def predicted_alone(folder: Path) -> torch.Tensor:
     """The class of each test image, by one process."""
     run = load_run(folder)
     dataset = load_test_data(run, None, trust_factory=False)
-    return next(evaluate_run(run, dataset, prepare(run.config.device), flip=False)).predicted
+    return next(evaluate_run(run, dataset, set_up(run.config.device), flip=False)).predicted
 
 
 def messages(group: Group) -> list[str]:

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import configure
 from torch import Tensor, nn
 
-from mobilenet_train.cli.prepare import Prepared, prepare_run
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.models.blocks import ConvNormActivation, DepthwiseSeparable
 from mobilenet_train.ranks import Ranks
-from mobilenet_train.training.evaluate import evaluate
-from mobilenet_train.training.results import Score
+from mobilenet_train.results import Score
+from mobilenet_train.runs.build import RunParts, build_run
+from mobilenet_train.training.evaluation import evaluate
 from mobilenet_train.training.step import train_update
+from tests.conftest import configure
 
 from .conftest import Start
 
@@ -52,15 +52,15 @@ def photographs(cifar10_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNET_DATA", str(cifar10_root))
 
 
-def prepare(*overrides: str) -> Prepared:
-    return prepare_run(configure(*OPTIONS, *overrides))
+def prepare(*overrides: str) -> RunParts:
+    return build_run(configure(*OPTIONS, *overrides))
 
 
 def train_in_float64() -> dict[str, Any]:
     """Some updates with batch-norm in evaluation mode: what this rank saw, its gradients, and the losses."""
     torch.set_default_dtype(torch.float64)
-    prepared = prepare("optim.accumulate=2", "epochs=20", "label_smoothing=0.1")
-    state, plan = prepared.state, prepared.plan
+    parts = prepare("optim.accumulate=2", "epochs=20", "label_smoothing=0.1")
+    state, plan = parts.state, parts.plan
     for module in state.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -71,7 +71,7 @@ def train_in_float64() -> dict[str, Any]:
         lambda optimizer, *_: gradients.append([p.grad.clone() for g in optimizer.param_groups for p in g["params"]])
     )
     while state.step < STEPS:
-        stream = prepared.batches.train.epoch(state.step)
+        stream = parts.batches.train.epoch(state.step)
         for first, second in zip(stream, stream, strict=False):
             train_update(state, [(images.double(), labels) for images, labels in (first, second)], plan)
             losses.append(float(state.sums.last_batch[0]))
@@ -102,18 +102,18 @@ def test_1_2_and_3_ranks_see_the_same_samples_and_take_the_same_steps(start: Sta
 
 def train_with_local_norms() -> dict[str, Any]:
     """A few updates as users run them: batch-norm trains on this rank's share."""
-    prepared = prepare("ema.decay=0.9")
-    state, rows = prepared.state, prepared.batches.train.rows
+    parts = prepare("ema.decay=0.9")
+    state, rows = parts.state, parts.batches.train.rows
     first = next(module for module in state.model.modules() if isinstance(module, nn.BatchNorm2d))
     inputs: list[Tensor] = []
     first.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
-    train_update(state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+    train_update(state, [next(parts.batches.train.epoch(0))], parts.plan)
     statistics = first.running_mean.clone()
-    for batch in prepared.batches.train.epoch(1):
-        train_update(state, [batch], prepared.plan)
+    for batch in parts.batches.train.epoch(1):
+        train_update(state, [batch], parts.plan)
     return {
         "local_mean": inputs[0].mean((0, 2, 3)),
-        "share": (rows.stop - rows.start) / prepared.config.batch_size,
+        "share": (rows.stop - rows.start) / parts.config.batch_size,
         "momentum": first.momentum,
         "statistics": statistics,
         "state": {**state.model.state_dict(), **{f"ema.{k}": v for k, v in state.ema.model.state_dict().items()}},
@@ -133,13 +133,13 @@ def test_running_statistics_are_the_mean_over_ranks_and_all_ranks_hold_the_same_
 
 def scores() -> list[tuple[int, Score]]:
     """For each of SIZES test images: how many this rank saw, and the score."""
-    prepared = prepare()
-    data, runtime = prepared.dataset, prepared.runtime
+    parts = prepare()
+    data, runtime = parts.dataset, parts.runtime
     found = []
     for size in SIZES:
         part = data.test.take(torch.arange(size))
         batches = EvalBatches(part, data.preprocessing, 64, runtime.memory_format, runtime.ranks)
-        score = evaluate(prepared.state.model, batches, runtime, lambda: False)
+        score = evaluate(parts.state.model, batches, runtime, lambda: False)
         found.append((sum(len(labels) for _, labels in batches), score))
     return found
 

@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import RUN, TINY
-from records import everything, rows
 
+from mobilenet_train import checkpoint
 from mobilenet_train.errors import RunError
-from mobilenet_train.tracking import read_summary
-from mobilenet_train.training import checkpoint
+from mobilenet_train.runs.folder import read_summary
+from tests.conftest import RUN, TINY
+from tests.records import everything, rows
 
 from .conftest import Start
 

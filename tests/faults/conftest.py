@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import Child, mnet_train
+
+from tests.children import Child, mnet_train
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from children import NOBODY, Child
-from conftest import RUN, TINY
-from records import everything, rows
 
+from mobilenet_train import checkpoint
+from mobilenet_train.results import Event
 from mobilenet_train.tracking import Trackers
-from mobilenet_train.training import checkpoint
-from mobilenet_train.training.results import Event
+from tests.children import NOBODY, Child
+from tests.conftest import RUN, TINY
+from tests.records import everything, rows
 
 pytestmark = pytest.mark.faults
 Command = Callable[..., Child]

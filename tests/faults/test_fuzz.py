@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mobilenet_train.cli.explain import known_keys
 from mobilenet_train.cli.train import main
+from mobilenet_train.config.explain import known_keys
+from tests.conftest import TINY
 
 pytestmark = pytest.mark.faults
 
@@ -41,7 +41,7 @@ def test_any_overrides_train_a_step_or_end_in_one_clear_line(
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["mnet-train", *TINY, "max_steps=1", "dataset.max_per_class=4", *words])
+    monkeypatch.setattr(sys, "argv", ["mnet-train", *TINY, "max_updates=1", "dataset.max_per_class=4", *words])
     with pytest.raises(SystemExit) as end:
         main()
     errors = capsys.readouterr().err

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from children import Child
-from records import everything
 
+from mobilenet_train import checkpoint
 from mobilenet_train.errors import RunError
-from mobilenet_train.training import checkpoint
+from tests.children import Child
+from tests.records import everything
 
 pytestmark = [pytest.mark.faults, pytest.mark.real_data]
 KILLS = 25

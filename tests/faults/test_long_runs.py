@@ -5,13 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY, configure
-from records import rows
 from rich.console import Console
 
-from mobilenet_train import run_folder
-from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.cli.session import train
+from mobilenet_train.runs import folder as run_folder
+from mobilenet_train.runs.build import build_run
+from mobilenet_train.runs.session import train
+from tests.conftest import TINY, configure
+from tests.records import rows
 
 pytestmark = pytest.mark.faults
 
@@ -37,7 +37,7 @@ def test_200_epochs_grow_neither_memory_nor_open_files(tmp_path: Path) -> None:
     folder, held = run_folder.create(config, [])
     watch = Watch()
     with held:
-        assert train(prepare_run(config), folder, Console(quiet=True), watch) == 0  # type: ignore[arg-type]
+        assert train(build_run(config), folder, Console(quiet=True), watch) == 0  # type: ignore[arg-type]
     assert len(rows(folder)) == 200
     quarter = len(watch.memory) // 4
     early, late = max(watch.memory[quarter : 2 * quarter]), max(watch.memory[3 * quarter :])
@@ -52,7 +52,7 @@ def test_a_clock_that_jumps_back_does_not_break_the_records(tmp_path: Path, monk
     real, calls = time.time, iter(range(10**6))
     monkeypatch.setattr(time, "time", lambda: real() - 3600 * next(calls))
     with held:
-        assert train(prepare_run(config), folder, Console(quiet=True), Watch()) == 0  # type: ignore[arg-type]
+        assert train(build_run(config), folder, Console(quiet=True), Watch()) == 0  # type: ignore[arg-type]
     assert len(rows(folder)) == 3
     assert len((folder / "train.log").read_text().splitlines()) == 10
     seconds = [float(line.split(",")[-1]) for line in (folder / "metrics.csv").read_text().splitlines()[1:]]

@@ -6,13 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_train.models import (
-    NETWORKS,
-    mobilenet_v1,
-    mobilenet_v2,
-    mobilenet_v3_large,
-    mobilenet_v3_small,
-)
+from mobilenet_train.models import NETWORKS, mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from mobilenet_train.models.blocks import (
     DepthwiseSeparable,
     InvertedResidualV2,

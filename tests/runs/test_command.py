@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import RUN, TINY, Command
+
+from tests.conftest import RUN, TINY, Command
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -120,8 +121,8 @@ def test_a_finished_run_dir_says_so_and_exits_0(finished: Path, mnet_train: Comm
 
 
 def test_two_processes_can_not_train_in_one_folder(tmp_path: Path) -> None:
-    from mobilenet_train import run_folder
     from mobilenet_train.errors import RunError
+    from mobilenet_train.runs import folder as run_folder
 
     with run_folder.lock(tmp_path), pytest.raises(RunError, match=f"process {os.getpid()} is training in it"):
         run_folder.lock(tmp_path)
@@ -136,8 +137,8 @@ def test_a_dry_run_prints_plan_cost_and_time_and_writes_nothing(mnet_train: Comm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_max_steps_ends_in_the_middle_of_an_epoch_with_an_evaluation(mnet_train: Command, tmp_path: Path) -> None:
-    assert mnet_train(*RUN, "epochs=50", "max_steps=3", "tensorboard=false").returncode == 0
+def test_max_updates_ends_in_the_middle_of_an_epoch_with_an_evaluation(mnet_train: Command, tmp_path: Path) -> None:
+    assert mnet_train(*RUN, "epochs=50", "max_updates=3", "tensorboard=false").returncode == 0
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["updates_done"], summary["epochs_done"]) == (3, 1)
     assert not (tmp_path / "run/tensorboard").exists()

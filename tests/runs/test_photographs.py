@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, configure
-from records import log_lines, rows, weights
+from omegaconf import OmegaConf
 from rich.console import Console
 
-from mobilenet_train import run_folder
-from mobilenet_train.cli import preparation, session
-from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.cli.report import describe
-from mobilenet_train.cli.resume import resolve_resume
+from mobilenet_train import checkpoint
+from mobilenet_train.config.resume import resolve
 from mobilenet_train.errors import ConfigError, RunError
-from mobilenet_train.training import checkpoint, fit
-from tests.data.pictures_for_tests import spoil, tree
+from mobilenet_train.runs import data_progress as preparation
+from mobilenet_train.runs import folder as run_folder
+from mobilenet_train.runs import session
+from mobilenet_train.runs.announce import describe
+from mobilenet_train.runs.build import build_run
+from mobilenet_train.training import fit
+from tests.conftest import TINY, configure
+from tests.data.image_files_for_tests import spoil, tree
+from tests.records import log_lines, rows, weights
 
 UPDATES = 6  # of 24 of the 144 good pictures
 
@@ -40,13 +43,13 @@ def run(folder: Path, root: Path, *overrides: str) -> str:
     config = configure(*TINY[1:], "dataset=imagenet_subset", *own, *size, f"run_dir={folder}", *overrides)
     console = Console(file=io.StringIO(), record=True, width=120)
     with preparation.shown(console, lambda: False) as listener:
-        prepared = prepare_run(config, listener)
-    describe(prepared, console)
+        parts = build_run(config, listener)
+    describe(parts, console)
     if folder.exists():
-        prepared = session.restore(prepared, folder, console)
+        parts = session.restore(parts, folder, console)
     else:
         run_folder.create(config, [])[1].close()
-    session.train(prepared, folder, console, lambda: False)  # type: ignore[arg-type]
+    session.train(parts, folder, console, lambda: False)  # type: ignore[arg-type]
     return console.export_text()
 
 
@@ -130,6 +133,6 @@ def test_how_pictures_are_held_may_change_when_a_run_goes_on_but_not_which(photo
     base = ["dataset=imagenet_subset", f"dataset.root={photographs}", f"run_dir={tmp_path}/run"]
     run_folder.create(configure(*base), [])[1].close()
     changed = configure(*base, "dataset.cache=off", "dataset.workers=3", f"dataset.cache_dir={tmp_path}")
-    assert resolve_resume(changed, [])[0] == changed
+    assert resolve(OmegaConf.structured(changed), []).config == changed
     with pytest.raises(ConfigError, match="on_bad_image"):
-        resolve_resume(configure(*base, "dataset.on_bad_image=skip"), [])
+        resolve(OmegaConf.structured(configure(*base, "dataset.on_bad_image=skip")), [])

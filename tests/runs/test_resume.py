@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TINY, configure
-from records import log_lines, points, rows, weights
 from rich.console import Console
 
-from mobilenet_train import run_folder
-from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.cli.session import restore, train
+from mobilenet_train.runs import folder as run_folder
+from mobilenet_train.runs.build import build_run
+from mobilenet_train.runs.session import restore, train
+from tests.conftest import TINY, configure
+from tests.records import log_lines, points, rows, weights
 
 OPTIONS = (
     *TINY,
@@ -41,13 +41,13 @@ class StopAfter:
 def run(folder: Path, calls: float, *overrides: str) -> int:
     """Starts or goes on with the run in `folder` until `calls` are used up. Returns the exit code."""
     config = configure(*OPTIONS, f"run_dir={folder}", *overrides)
-    prepared = prepare_run(config)
+    parts = build_run(config)
     console = Console(quiet=True)
     if folder.exists():
-        prepared = restore(prepared, folder, console)
+        parts = restore(parts, folder, console)
     else:
         run_folder.create(config, [])[1].close()
-    return train(prepared, folder, console, StopAfter(calls))  # type: ignore[arg-type]
+    return train(parts, folder, console, StopAfter(calls))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

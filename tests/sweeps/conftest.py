@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from children import Child, end_with, mnet_train
 from hydra.core.global_hydra import GlobalHydra
 
 from mobilenet_train.sweeps import local_launcher, sweep
 from mobilenet_train.sweeps.forecast import forecast
 from mobilenet_train.sweeps.processes import follow_parent
+from tests.children import Child, end_with, mnet_train
 
 TINY_SWEEP = (
     "-m",

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import yaml
 
-from mobilenet_train.cli.conf import conf_dir
+from mobilenet_train.config.compose import conf_dir
 from mobilenet_train.sweeps.papers import TABLES, exact_counts
-from mobilenet_train.sweeps.results import Row
+from mobilenet_train.sweeps.rows import Row
 
 
 @pytest.mark.parametrize(

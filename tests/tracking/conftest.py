@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress, Score
 from mobilenet_train.tracking import RunDescription, Trackers
 from mobilenet_train.tracking import trackers as trackers_module
-from mobilenet_train.training.results import EpochResult, EpochStarted, Event, Progress, Score
 
 EPOCHS = 3
 UPDATES_PER_EPOCH = 2

@@ -4,11 +4,11 @@ import pytest
 from PIL import Image
 
 from mobilenet_train.errors import RunError
+from mobilenet_train.results import EpochResult, Score
 from mobilenet_train.tracking import trackers as trackers_module
 from mobilenet_train.tracking.curves import accuracies, draw_curves, losses
-from mobilenet_train.training.results import EpochResult, Score
 
-from .conftest import Open, result
+from tests.tracking.conftest import Open, result
 
 
 @pytest.mark.parametrize("epochs", [1, 40])

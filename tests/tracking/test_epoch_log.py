@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from mobilenet_train.training.results import EpochStarted
+from mobilenet_train.results import EpochStarted
 
-from .conftest import EPOCHS, Open, epoch_events, progress, record_all, result
+from tests.tracking.conftest import EPOCHS, Open, epoch_events, progress, record_all, result
 
 FIRST_EPOCH = (
     "2023-12-22 16:21:26, train epoch: 0/3\n"

@@ -1,9 +1,9 @@
 import csv
 from pathlib import Path
 
-from mobilenet_train.training.results import Score
+from mobilenet_train.results import Score
 
-from .conftest import Open, epoch_events, record_all, result
+from tests.tracking.conftest import Open, epoch_events, record_all, result
 
 PLAIN = """\
 epoch,train_loss,train_top1,test_loss,test_top1,learning_rate,images_per_second,seconds

@@ -5,9 +5,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from mobilenet_train.training.results import EpochResult, EpochStarted, Event, Progress, Score
+from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress, Score
 
-from .conftest import Open, epoch_events, progress, record_all, result
+from tests.tracking.conftest import Open, epoch_events, progress, record_all, result
 
 BATCH_STEPS = [1, 2, 3, 4, 5, 6]
 EPOCH_STEPS = [2, 4, 6]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mobilenet_train.results import Score
 from mobilenet_train.tracking import RunDescription, Trackers
 from mobilenet_train.tracking.terminal import summary_line
-from mobilenet_train.training.results import Score
 
-from .conftest import EPOCHS, epoch_events, record_all, result
+from tests.tracking.conftest import EPOCHS, epoch_events, record_all, result
 
 
 def run_on(console: Console, description: RunDescription) -> None:

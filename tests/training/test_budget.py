@@ -5,12 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import configure
 
-from mobilenet_train.config import budget_seconds
+from mobilenet_train.config.schema import budget_seconds
 from mobilenet_train.ranks import ALONE
 from mobilenet_train.training.budget import CLOSING_SECONDS, Budget, Pace, affordable_updates
-from mobilenet_train.training.plan import Plan
+from mobilenet_train.training.schedule import Plan
+from tests.conftest import configure
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_plan_pays_for_every_resolution_what_it_takes() -> None:
 
 def plan(updates_per_epoch: int, updates: int, *options: str) -> Plan:
     runtime: Any = SimpleNamespace(ranks=ALONE)
-    return Plan(configure(*options), runtime, updates_per_epoch, updates_per_epoch, updates, divisor=8)
+    return Plan(configure(*options), runtime, updates_per_epoch, updates, divisor=8)
 
 
 class Simulation:

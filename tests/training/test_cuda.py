@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, configure
 from rich.console import Console
 
-from mobilenet_train import run_folder
-from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.cli.session import train
 from mobilenet_train.ranks import ALONE
+from mobilenet_train.runs import folder as run_folder
+from mobilenet_train.runs.build import build_run
+from mobilenet_train.runs.session import train
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.training.step import train_update
+from tests.conftest import TINY, configure
 
 pytestmark = [
     pytest.mark.cuda,
@@ -23,11 +23,11 @@ pytestmark = [
 
 def losses(*overrides: str) -> list[float]:
     """The loss of each update of an epoch."""
-    prepared = prepare_run(configure(*TINY, *overrides))
+    parts = build_run(configure(*TINY, *overrides))
     found = []
-    for batch in prepared.batches.train.epoch(0):
-        train_update(prepared.state, [batch], prepared.plan)
-        found.append(float(prepared.state.sums.last_batch[0]))
+    for batch in parts.batches.train.epoch(0):
+        train_update(parts.state, [batch], parts.plan)
+        found.append(float(parts.state.sums.last_batch[0]))
     return found
 
 
@@ -39,11 +39,11 @@ def test_the_first_losses_are_those_of_the_cpu(precision: str, mode: str) -> Non
 
 
 def test_a_gradient_that_overflows_fp16_moves_nothing_and_lowers_the_scale() -> None:
-    prepared = prepare_run(configure(*TINY, "device=cuda", "device.precision=fp16"))
-    state = prepared.state
+    parts = build_run(configure(*TINY, "device=cuda", "device.precision=fp16"))
+    state = parts.state
     before = [parameter.clone() for parameter in state.model.parameters()]
     state.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**60)
-    train_update(state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+    train_update(state, [next(parts.batches.train.epoch(0))], parts.plan)
     assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
     assert state.scaler.get_scale() < 2.0**60
 
@@ -52,7 +52,7 @@ def test_the_summary_says_how_much_gpu_memory_was_used(tmp_path: Path) -> None:
     config = configure(*TINY, "device=cuda", f"run_dir={tmp_path / 'run'}")
     folder, held = run_folder.create(config, [])
     with held:
-        assert train(prepare_run(config), folder, Console(quiet=True), StopSignals(ALONE)) == 0
+        assert train(build_run(config), folder, Console(quiet=True), StopSignals(ALONE)) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["memory_kind"] == "CUDA allocator"
     assert summary["peak_memory_bytes"] > 1_000_000

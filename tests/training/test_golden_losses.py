@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import configure
 
-from mobilenet_train.cli.prepare import prepare_run
-from mobilenet_train.models import kernels
+from mobilenet_train.kernels import bindings as kernels
+from mobilenet_train.runs.build import build_run
 from mobilenet_train.runtime import has_bf16
 from mobilenet_train.training.step import train_update
+from tests.conftest import configure
 
 UPDATES = 24
 SGD = ("optim=sgd", "optim.lr=0.002")
@@ -43,7 +43,7 @@ def losses(
 ) -> list[float]:
     """Of the first updates on CIFAR-10 with augmentation, dropout, smoothing, clipping, warm-up and EMA."""
     torch.set_default_dtype(dtype)
-    prepared = prepare_run(
+    parts = build_run(
         configure(
             f"dataset.root={root}",
             "dataset.download=false",
@@ -62,10 +62,10 @@ def losses(
             f"device.precision={precision}",
         )
     )
-    state, found = prepared.state, []
+    state, found = parts.state, []
     assert next(state.model.parameters()).dtype == dtype
-    for images, labels in islice(prepared.batches.train.epoch(0), UPDATES):
-        train_update(state, [(images.to(dtype), labels)], prepared.plan)
+    for images, labels in islice(parts.batches.train.epoch(0), UPDATES):
+        train_update(state, [(images.to(dtype), labels)], parts.plan)
         found.append(float(state.sums.last_batch[0]))
     return [found[update] for update in SHOWN]
 

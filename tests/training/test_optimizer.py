@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from conftest import configure
 
 from mobilenet_train.models import mobilenet_v3_small
 from mobilenet_train.training.optimizer import (
@@ -14,6 +13,7 @@ from mobilenet_train.training.optimizer import (
     parameter_groups,
     penalised_weights,
 )
+from tests.conftest import configure
 
 
 def test_tf_rmsprop_follows_tensorflows_formula() -> None:

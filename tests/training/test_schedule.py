@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenet_train.config import ProgressiveConfig, ScheduleConfig
+from mobilenet_train.config.schema import ProgressiveConfig, ScheduleConfig
 from mobilenet_train.training.schedule import learning_rate, resolution
 
 

@@ -4,32 +4,32 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import TINY, configure
 from torch import Tensor, nn
 
-from mobilenet_train.cli.prepare import Prepared, prepare_run
+from mobilenet_train import checkpoint
 from mobilenet_train.errors import RunError
-from mobilenet_train.training import checkpoint
+from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import check_finite
 from mobilenet_train.training.step import l1_penalty, record, train_update, warm_up
+from tests.conftest import TINY, configure
 
 
-def prepare(*overrides: str) -> Prepared:
-    return prepare_run(configure(*TINY, *overrides))
+def prepare(*overrides: str) -> RunParts:
+    return build_run(configure(*TINY, *overrides))
 
 
-def linear(prepared: Prepared) -> nn.Module:
+def linear(parts: RunParts) -> nn.Module:
     """A model without batch-norm in the place of the network, for exact comparisons."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)).double()
-    prepared.state.model = model
-    prepared.state.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    parts.state.model = model
+    parts.state.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return model
 
 
-def doubles(prepared: Prepared) -> list[tuple[Tensor, Tensor]]:
-    return [(images.double(), labels) for images, labels in prepared.batches.train.epoch(0)]
+def doubles(parts: RunParts) -> list[tuple[Tensor, Tensor]]:
+    return [(images.double(), labels) for images, labels in parts.batches.train.epoch(0)]
 
 
 def test_accumulated_batches_move_the_weights_as_one_large_batch() -> None:
@@ -58,71 +58,69 @@ def test_an_update_depends_on_its_number_and_not_on_what_was_drawn_before() -> N
 def test_compilation_is_asked_of_torch_and_its_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[object] = []
     monkeypatch.setattr(nn.Module, "compile", lambda _, mode: modes.append(mode))
-    prepared = prepare("device.compile=reduce-overhead", "ema.decay=0.9")
+    parts = prepare("device.compile=reduce-overhead", "ema.decay=0.9")
     assert modes == ["reduce-overhead"]
-    batches = prepared.batches.train.epoch(0)
-    train_update(prepared.state, [next(batches)], prepared.plan)
-    before = checkpoint.digest(prepared.state.state_dict())
-    warm_up(prepared.state, next(batches), prepared.plan)
-    assert checkpoint.digest(prepared.state.state_dict()) == before
+    batches = parts.batches.train.epoch(0)
+    train_update(parts.state, [next(batches)], parts.plan)
+    before = checkpoint.digest(parts.state.state_dict())
+    warm_up(parts.state, next(batches), parts.plan)
+    assert checkpoint.digest(parts.state.state_dict()) == before
 
 
 def test_the_first_update_uses_the_first_rate_of_the_warmup() -> None:
-    prepared = prepare("optim.lr=0.5", "optim.schedule.warmup=0.5", "epochs=10")
-    train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
-    assert prepared.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / (prepared.plan.updates / 2))
+    parts = prepare("optim.lr=0.5", "optim.schedule.warmup=0.5", "epochs=10")
+    train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
+    assert parts.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / (parts.plan.updates / 2))
 
 
 def test_the_l1_penalty_pulls_weights_to_zero_and_stays_out_of_the_loss() -> None:
     plain, penalised = prepare("optim.lr=0.001"), prepare("optim.lr=0.001", "optim.l1=0.1")
     batch = next(plain.batches.train.epoch(0))
-    for prepared in (plain, penalised):
-        train_update(prepared.state, [batch], prepared.plan)
+    for parts in (plain, penalised):
+        train_update(parts.state, [batch], parts.plan)
     ours, theirs = (torch.as_tensor(l1_penalty(p.state.model, 1.0)).item() for p in (penalised, plain))
     assert ours < theirs
     assert penalised.state.sums.totals[0] == plain.state.sums.totals[0]
 
 
 def test_clipping_limits_the_length_of_a_step() -> None:
-    prepared = prepare(
+    parts = prepare(
         "optim.clip_norm=0.01", "optim.lr=1", "optim.schedule.warmup=0", "optim.momentum=0", "optim.nesterov=false"
     )
-    prepared.plan.config.optim.weight_decay = 0.0
-    before = deepcopy(list(prepared.state.model.parameters()))
-    prepared.state.optimizer = torch.optim.SGD(prepared.state.model.parameters(), lr=1.0)
-    train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
-    after = prepared.state.model.parameters()
+    parts.plan.config.optim.weight_decay = 0.0
+    before = deepcopy(list(parts.state.model.parameters()))
+    parts.state.optimizer = torch.optim.SGD(parts.state.model.parameters(), lr=1.0)
+    train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
+    after = parts.state.model.parameters()
     moved = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True)) ** 0.5
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
 def test_label_smoothing_changes_the_training_loss() -> None:
     plain, smooth = prepare(), prepare("label_smoothing=0.2")
-    for prepared in (plain, smooth):
-        train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
+    for parts in (plain, smooth):
+        train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
     assert plain.state.sums.score().loss != smooth.state.sums.score().loss
 
 
 def test_sums_are_means_per_sample_and_percent() -> None:
-    prepared = prepare()
-    batches = list(prepared.batches.train.epoch(0))
+    parts = prepare()
+    batches = list(parts.batches.train.epoch(0))
     for batch in batches:
-        train_update(prepared.state, [batch], prepared.plan)
-    assert prepared.state.sums.seen == 32 * len(batches)
-    score = prepared.state.sums.score()
+        train_update(parts.state, [batch], parts.plan)
+    assert parts.state.sums.seen == 32 * len(batches)
+    score = parts.state.sums.score()
     assert 1 < score.loss < 5
-    assert (score.top1 * prepared.state.sums.seen / 100) == pytest.approx(
-        round(score.top1 * prepared.state.sums.seen / 100)
-    )
+    assert (score.top1 * parts.state.sums.seen / 100) == pytest.approx(round(score.top1 * parts.state.sums.seen / 100))
 
 
 def test_a_mixed_image_counts_as_right_where_its_larger_part_is_named() -> None:
-    prepared = prepare("batch_size=4")
+    parts = prepare("batch_size=4")
     labels = torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
     logits = torch.eye(3)[[0, 1, 1, 2]]
-    record(prepared.state, prepared.plan, logits, torch.tensor(1.0), labels)
-    assert prepared.state.sums.score().top1 == 75
-    assert prepared.state.sums.seen == 4
+    record(parts.state, parts.plan, logits, torch.tensor(1.0), labels)
+    assert parts.state.sums.score().top1 == 75
+    assert parts.state.sums.seen == 4
 
 
 def test_the_loss_of_a_mixed_image_is_the_mix_of_both_losses() -> None:
@@ -133,37 +131,37 @@ def test_the_loss_of_a_mixed_image_is_the_mix_of_both_losses() -> None:
         torch.tensor([2, 2, 2, 2]),
         torch.eye(10)[[1, 1, 1, 1]].lerp(torch.eye(10)[[2, 2, 2, 2]], 0.25),
     ):
-        prepared = prepare("label_smoothing=0.1", "model.dropout=0")
-        train_update(prepared.state, [(images, labels)], prepared.plan)
-        losses.append(prepared.state.sums.score().loss)
+        parts = prepare("label_smoothing=0.1", "model.dropout=0")
+        train_update(parts.state, [(images, labels)], parts.plan)
+        losses.append(parts.state.sums.score().loss)
     assert losses[2] == pytest.approx(0.75 * losses[0] + 0.25 * losses[1], rel=1e-5)
 
 
 def test_the_backbone_learns_at_its_share_of_the_rate() -> None:
-    prepared = prepare("optim.backbone_lr=0.1", "optim.schedule.warmup=0", "optim.lr=0.5")
-    train_update(prepared.state, [next(prepared.batches.train.epoch(0))], prepared.plan)
-    head = {id(p) for p in prepared.state.model.classifier.parameters()}
-    for group in prepared.state.optimizer.param_groups:
+    parts = prepare("optim.backbone_lr=0.1", "optim.schedule.warmup=0", "optim.lr=0.5")
+    train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
+    head = {id(p) for p in parts.state.model.classifier.parameters()}
+    for group in parts.state.optimizer.param_groups:
         assert group["lr"] == pytest.approx(0.5 if id(group["params"][0]) in head else 0.05)
         assert len({id(p) in head for p in group["params"]}) == 1
 
 
 def test_the_first_loss_that_is_not_finite_is_remembered_with_its_update() -> None:
-    prepared = prepare()
-    images, labels = next(prepared.batches.train.epoch(0))
-    train_update(prepared.state, [(images, labels)], prepared.plan)
-    check_finite(prepared.state, prepared.plan)
-    train_update(prepared.state, [(images * float("nan"), labels)], prepared.plan)
-    train_update(prepared.state, [(images, labels)], prepared.plan)
+    parts = prepare()
+    images, labels = next(parts.batches.train.epoch(0))
+    train_update(parts.state, [(images, labels)], parts.plan)
+    check_finite(parts.state, parts.plan)
+    train_update(parts.state, [(images * float("nan"), labels)], parts.plan)
+    train_update(parts.state, [(images, labels)], parts.plan)
     with pytest.raises(RunError, match=r"not finite at update 1 .*optim\.lr"):
-        check_finite(prepared.state, prepared.plan)
+        check_finite(parts.state, parts.plan)
 
 
 def test_weights_that_are_not_finite_are_found_even_if_the_loss_was() -> None:
-    prepared = prepare()
-    next(prepared.state.model.parameters()).data[0] = float("inf")
+    parts = prepare()
+    next(parts.state.model.parameters()).data[0] = float("inf")
     with pytest.raises(RunError, match="weights were not finite"):
-        check_finite(prepared.state, prepared.plan)
+        check_finite(parts.state, parts.plan)
 
 
 def test_the_average_starts_by_following_and_ends_at_its_decay() -> None:

@@ -1,0 +1,34 @@
+"""Lets Hydra compose `conf/`: groups, recipes, experiments and what is typed."""
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from mobilenet_train.config.checked import checked_config
+from mobilenet_train.config.place import conf_dir
+from mobilenet_train.config.schema import PRESETS, SCHEMAS, TrainConfig
+
+
+def register() -> None:
+    """Makes known to Hydra what the YAML files lean on.
+
+    The types, as `schema/train` and `schema/GROUP/NAME`, and `recipe_of`, the data set whose recipes a preset takes.
+    """
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=TrainConfig)
+    for group, schemas in SCHEMAS.items():
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)
+    OmegaConf.register_new_resolver("recipe_of", lambda dataset: PRESETS.get(dataset, dataset), replace=True)
+
+
+def compose_values(*overrides: str) -> DictConfig:
+    """What `mnet-train OVERRIDES` composes, unchecked."""
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def compose_config(*overrides: str) -> TrainConfig:
+    """The checked configuration that `mnet-train OVERRIDES` would run. Raises ConfigError."""
+    return checked_config(compose_values(*overrides), overrides)

@@ -1,0 +1,101 @@
+"""Turns Hydra's and OmegaConf's errors into one line that names the key, the value and what is allowed."""
+
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from hydra.errors import MissingConfigException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from mobilenet_train.config.checked import nearest
+from mobilenet_train.config.schema import SCHEMAS, TrainConfig
+
+MISSING_ENGINE = re.compile(r"(?:plugin class : 'hydra_plugins\.hydra_|locating target ')(ray|submitit|optuna)")
+KINDS = {
+    "to Integer": "a whole number",
+    "to Float": "a number",
+    "valid bool": "true or false",
+    "is not a ListConfig": "a list, e.g. [1,2,3]",
+}
+
+
+def explain(error: Exception) -> str:
+    """One clear line for an error that Hydra raised while composing the configuration."""
+    if isinstance(error, MissingConfigException) and error.options:
+        return _unknown_choice(error)
+    cause = _omegaconf_cause(error)
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        return unknown_key(cause.full_key)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return _wrong_type(cause)
+    if isinstance(cause, InterpolationResolutionError):
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+    if match := MISSING_ENGINE.search(str(error)):
+        return f"this sweep runs on {match[1]}, which is not installed: pip install 'mnet-train[{match[1]}]'"
+    if "must be a string or a list" in str(error):
+        return "a choice (GROUP=NAME) needs a name: numbers and null are none"
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
+def unknown_key(key: str) -> str:
+    """Says which choice a key belongs to, or which known key was probably meant."""
+    group, _, leaf = key.partition(".")
+    owners = [name for name, schema in SCHEMAS.get(group, {}).items() if leaf in _field_names(schema)]
+    if owners:
+        return f"{key!r} does not belong to this {group}, but to {' and '.join(f'{group}={name}' for name in owners)}"
+    return f"unknown key {key!r}{nearest(key, known_keys())}"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of the schema, whichever choice it belongs to, and the group names."""
+    keys = list(_keys_of(TrainConfig, ""))
+    for group, schemas in SCHEMAS.items():
+        for schema in schemas.values():
+            keys += _keys_of(schema, f"{group}.")
+    return sorted({*keys, *SCHEMAS, "experiment"})
+
+
+def _keys_of(schema: Any, prefix: str) -> list[str]:
+    hints = get_type_hints(schema)
+    keys = []
+    for item in fields(schema):
+        nested = hints[item.name]
+        keys += _keys_of(nested, f"{prefix}{item.name}.") if is_dataclass(nested) else [f"{prefix}{item.name}"]
+    return keys
+
+
+def _field_names(schema: Any) -> set[str]:
+    return set(_keys_of(schema, ""))
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    options = [option for option in error.options or [] if not option.startswith("schema")]
+    return f"{group}={name} is unknown; choose one of: {', '.join(options)}{nearest(name, options)}"
+
+
+def _wrong_type(cause: ValidationError) -> str:
+    message = str(cause.msg or cause).splitlines()[0]
+    value = message.split("'")[1] if "'" in message else "a single value"
+    if "not Optional" in message:
+        return f"{cause.full_key}=null is not allowed: give a value"
+    if "is not a subclass of" in message:
+        return f"{cause.full_key} is a group of keys and takes no value: set {cause.full_key}.KEY=VALUE"
+    for word, kind in KINDS.items():
+        if word in message:
+            return f"{cause.full_key}={value} is not allowed: give {kind}"
+    return f"{cause.full_key}: {message}"
+
+
+def _omegaconf_cause(error: BaseException | None) -> OmegaConfBaseException | None:
+    while error is not None:
+        if isinstance(error, OmegaConfBaseException):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,182 @@
+"""How a field of the schema is written: its help and its rule, in one line beside its type. Standard library only.
+
+Each function here is the default of a dataclass field. It keeps in the field's metadata what `--help` prints, which
+values are allowed and whether the key may change when a run is resumed. The values themselves are in `conf/`.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any
+
+MISSING: Any = "???"  # omegaconf's mark of a key that has no value yet
+NULL = "null"
+YEAR = 366 * 24 * 3600  # seconds
+IMAGES = 2**20  # more than fit into one batch anywhere
+MANY = 10**9
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which values a key takes: `allowed` says it to people, after "is not allowed: ".
+
+    fits: what any version has let pass, so that a saved run stays readable.
+    fits_typed: a narrower range for values that someone types today.
+    """
+
+    allowed: str
+    fits: Callable[[Any], bool]
+    fits_typed: Callable[[Any], bool]
+
+
+FLAG = Rule("true or false", lambda value: isinstance(value, bool), lambda value: isinstance(value, bool))
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the schema says of one key."""
+
+    help: str
+    rule: Rule | None = None
+    free: bool = False  # does not change the result: may change at a resume, is left out of a sweep's hash
+    sweep: bool = False  # belongs to a sweep as a whole, not to its jobs
+    alias: str | None = None  # the key's present name, where this is its old one
+
+
+def whole(
+    help: str,  # noqa: A002
+    least: int,
+    most: int | None = None,
+    *,
+    typed_most: int | None = None,
+    null: str = "",
+    said: str = "a whole number",
+    **flags: Any,
+) -> Any:
+    """A whole number from `least` to `most`, above which `typed_most` ends what can be typed. `null`: allowed too."""
+    upper = typed_most if typed_most is not None else most
+    allowed = _or_null(null, f"{said} from {least}" + ("" if upper is None else f" to {upper}"))
+    return _option(help, allowed, lambda v: is_whole(v, least, most), lambda v: is_whole(v, least, upper), null, flags)
+
+
+def number(
+    help: str,  # noqa: A002
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    typed_most: float | None = None,
+    null: str = "",
+    said: str = "a number",
+    **flags: Any,
+) -> Any:
+    """A number within bounds: `least` and `most` belong to the range, `above` and `below` do not."""
+    upper = typed_most if typed_most is not None else most
+    low = f"from {least:g}" if least is not None else f"above {above:g}"
+    high = f"below {below:g}" if below is not None else f"at most {upper:g}" if least is None else f"to {upper:g}"
+    allowed = _or_null(null, f"{said} {low}{' ' if high.startswith('to') else ', '}{high}")
+
+    def within(value: Any, most: float | None) -> bool:
+        return (
+            is_number(value)
+            and (value >= least if least is not None else value > (above or 0))
+            and (below is None or value < below)
+            and (most is None or value <= most)
+        )
+
+    return _option(help, allowed, lambda v: within(v, most), lambda v: within(v, upper), null, flags)
+
+
+def numbers(
+    help: str,  # noqa: A002
+    allowed: str,
+    fits: Callable[[list[float]], bool],
+    fits_typed: Callable[[list[float]], bool] | None = None,
+    *,
+    null: str = "",
+) -> Any:
+    """A list of numbers that a function judges."""
+    return _option(help, _or_null(null, allowed), fits, fits_typed or fits, null, {})
+
+
+def one_of(help: str, *names: str, null: str = "", **flags: Any) -> Any:  # noqa: A002
+    listed = f"one of {', '.join(names)}" if len(names) > 2 else " or ".join(names)
+    return _option(help, _or_null(null, listed), lambda v: v in names, lambda v: v in names, null, flags)
+
+
+def flag(help: str, **flags: Any) -> Any:  # noqa: A002
+    """True or false."""
+    return field(default=MISSING, metadata={"option": Option(help, FLAG, **flags)})
+
+
+def text(help: str, allowed: str = "", fits: Callable[[str], bool] = bool, *, null: str = "", **flags: Any) -> Any:  # noqa: A002
+    """A word or a path; without `allowed` any will do, since only trying can judge it."""
+    if not allowed:
+        return field(default=MISSING, metadata={"option": Option(help, **flags)})
+    return _option(help, _or_null(null, allowed), fits, fits, null, flags)
+
+
+def anything(help: str, allowed: str, fits: Callable[[Any], bool], **flags: Any) -> Any:  # noqa: A002
+    """A value of several types that a function judges."""
+    return _option(help, allowed, fits, fits, "", flags)
+
+
+def factory(help: str) -> Any:  # noqa: A002
+    """The import path of the user's own function."""
+    return text(help, "package.module:function", lambda path: bool(re.fullmatch(r"[^:]+:[^:]+", path)))
+
+
+def arguments(help: str) -> Any:  # noqa: A002
+    """Arguments of the user's own function."""
+    return field(default_factory=dict, metadata={"option": Option(help)})
+
+
+def alias(of: str) -> Any:
+    """The former name of a key."""
+    return field(default=None, metadata={"option": Option(f"former name of {of}", alias=of)})
+
+
+def options(schema: Any, prefix: str = "") -> Iterator[tuple[str, Option]]:
+    """(dotted key, option) of every field of a dataclass or an instance of one, nested ones included."""
+    for item in fields(schema):
+        part = nested(schema, item)
+        if part is not None:
+            yield from options(part, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", item.metadata["option"]
+
+
+def nested(schema: Any, item: Field[Any]) -> Any:
+    """The dataclass that a field holds, or its instance where `schema` is one; None for a plain value."""
+    part = item.default_factory if isinstance(schema, type) else getattr(schema, item.name)
+    return part if is_dataclass(part) else None
+
+
+def is_whole(value: Any, least: int, most: int | None) -> bool:
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    return plain and least <= value and (most is None or value <= most)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _or_null(null: str, allowed: str) -> str:
+    return f"{null} or {allowed}" if null else allowed
+
+
+def _option(
+    help: str,  # noqa: A002
+    allowed: str,
+    fits: Callable[[Any], bool],
+    fits_typed: Callable[[Any], bool],
+    null: str,
+    flags: dict[str, Any],
+) -> Any:
+    def or_null(judge: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        return lambda value: value is None or judge(value)
+
+    if null:
+        fits, fits_typed = or_null(fits), or_null(fits_typed)
+    return field(default=MISSING, metadata={"option": Option(help, Rule(allowed, fits, fits_typed), **flags)})

@@ -1,0 +1,138 @@
+"""The check of a whole configuration: each key by its own rule in the schema, and the rules across keys here."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+from mobilenet_train.config.fields import Rule, options
+from mobilenet_train.config.schema import (
+    OPTIONS,
+    SCHEMAS,
+    SWEEP_KEYS,
+    CustomModelConfig,
+    ImageFilesConfig,
+    NetworkConfig,
+    SgdConfig,
+    TrainConfig,
+    V1Config,
+)
+from mobilenet_train.errors import ConfigError
+
+Conflict = tuple[str, Any, bool, str]  # key, its value, whether that goes with the others, what is allowed
+
+
+def check(config: TrainConfig, typed: Collection[str] | None = None) -> None:
+    """Refuses values out of range and options that combine badly. Raises ConfigError for the first one found.
+
+    typed: the keys that today's limits are for, all unless given; others may have what any version let pass.
+    """
+    _check_parts(config)
+    for key, option in options(config):
+        if option.rule:
+            value = reduce(getattr, key.split("."), config)
+            strict = typed is None or any(f"{key}.".startswith(f"{name}.") for name in typed)
+            _check_value(key, value, option.rule, strict)
+    for key, value, fits, allowed in _conflicts(config):
+        if not fits:
+            raise ConfigError(f"{key}={value} is not allowed: {allowed}")
+    _check_purpose(config)
+
+
+def _check_value(key: str, value: Any, rule: Rule, strict: bool) -> None:
+    if not (rule.fits_typed if strict else rule.fits)(value):
+        raise ConfigError(f"{key}={value} is not allowed: {rule.allowed}")
+
+
+def _check_parts(config: TrainConfig) -> None:
+    for group, schemas in SCHEMAS.items():
+        part = getattr(config, group)
+        if type(part) is not schemas.get(part.name):
+            names = ", ".join(schemas)
+            raise ConfigError(f"{group}.name={part.name} does not go with the keys of {group}; it says one of: {names}")
+
+
+def _conflicts(c: TrainConfig) -> Iterator[Conflict]:
+    d, m, o, start = c.dataset, c.model, c.optim, c.progressive.start
+    within = f"null or pixels, from 8 to dataset.resolution={d.resolution}"
+    yield "progressive.start", start, start is None or start <= d.resolution, within
+    once = c.augment.resized_crop is None or c.augment.crop_padding == 0
+    yield "augment.crop_padding", c.augment.crop_padding, once, "augment.resized_crop cuts already; give one of the two"
+    if isinstance(d, ImageFilesConfig):
+        larger = f"null or pixels, from dataset.resolution={d.resolution} to 4096"
+        yield "dataset.store_size", d.store_size, d.store_size is None or d.store_size >= d.resolution, larger
+    if isinstance(o, SgdConfig):
+        yield "optim.nesterov", o.nesterov, not o.nesterov or o.momentum > 0, "Nesterov needs optim.momentum above 0"
+    if isinstance(m, V1Config):
+        alone = m.separable or m.depth_multiplier == 1
+        yield "model.depth_multiplier", m.depth_multiplier, alone, "above 1 only with model.separable=true"
+    if isinstance(m, NetworkConfig):
+        published = m.weights != "torchvision" or (m.name != "v1" and m.width_mult == 1)
+        only = "torchvision has weights for v2, v3_large and v3_small at width 1 only"
+        yield "model.weights", m.weights, published, only
+        trained = m.freeze == "none" or m.weights is not None
+        yield "model.freeze", m.freeze, trained, "random weights must learn; give model.weights too"
+
+
+def _check_purpose(config: TrainConfig) -> None:
+    """Refuses what lacks something else to make sense."""
+    if config.epochs is None and config.budget is None:
+        raise ConfigError("epochs=null is not allowed without a budget: say how long to train, epochs=20 or budget=10m")
+    if config.early_stop.patience is not None and config.dataset.val_fraction == 0:
+        raise ConfigError(
+            f"early_stop.patience={config.early_stop.patience} needs a hold-out split to watch: "
+            "add dataset.val_fraction=0.1 (stopping on the test set would choose the result with it)"
+        )
+    if config.optim.backbone_lr != 1 and isinstance(config.model, CustomModelConfig):
+        raise ConfigError(
+            f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model=custom does not say "
+            "which part that is; leave it at 1"
+        )
+    if config.device.name == "cpu" and config.device.precision == "fp16":
+        raise ConfigError(
+            "device.precision=fp16 needs a CUDA device, and device=cpu was asked for; use device.precision=fp32"
+        )
+    if config.device.name == "cpu" and config.device.sync_batch_norm:
+        raise ConfigError("device.sync_batch_norm=true needs CUDA devices, and device=cpu was asked for; leave it out")
+
+
+def let_budget_decide(config: TrainConfig, typed: Collection[str]) -> TrainConfig:
+    """With a budget only an `epochs` that someone typed limits the run, not the one of conf/."""
+    return config if config.budget is None or "epochs" in typed else replace(config, epochs=None)
+
+
+def check_sweep(values: Any) -> None:
+    """Refuses bad values of the keys that belong to a sweep as a whole, in a composed configuration."""
+    for key in SWEEP_KEYS:
+        rule = OPTIONS[key][0].rule
+        assert rule is not None
+        _check_value(key, values[key], rule, strict=True)
+
+
+def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
+    """Refuses a key that someone typed and that would do nothing. Raises ConfigError."""
+    decay = config.optim.schedule.decay
+    periodic = decay in ("step", "exponential")
+    operations = config.augment.operations
+    used_by = {
+        "optim.schedule.every_epochs": (periodic, f"optim.schedule.decay={decay}; it belongs to step and exponential"),
+        "optim.schedule.factor": (periodic, f"optim.schedule.decay={decay}; it belongs to step and exponential"),
+        "optim.schedule.final": (
+            decay in ("cosine", "linear"),
+            f"optim.schedule.decay={decay}; it belongs to cosine and linear",
+        ),
+        "augment.magnitude": (
+            operations == "randaugment",
+            f"augment.operations={operations}; it belongs to randaugment",
+        ),
+        "progressive.full_from": (
+            config.progressive.start is not None,
+            "progressive.start=null; give the resolution at first",
+        ),
+    }
+    for key in typed:
+        if key in SWEEP_KEYS:
+            raise ConfigError(f"{key} has no effect on a single run; it belongs to a sweep: mnet-train -m")
+        used, why = used_by.get(key, (True, ""))
+        if not used:
+            raise ConfigError(f"{key} has no effect with {why}")

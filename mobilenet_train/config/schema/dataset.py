@@ -1,0 +1,135 @@
+"""The group `dataset`: which images, and how they are read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mobilenet_train.config.fields import (
+    MANY,
+    NULL,
+    anything,
+    arguments,
+    factory,
+    flag,
+    number,
+    numbers,
+    one_of,
+    text,
+    whole,
+)
+
+
+def is_class_choice(classes: Any) -> bool:
+    """dataset.classes: null, [class, ...] or {class: [folder, ...]}, two classes or more, no folder twice."""
+    if not isinstance(classes, list | dict):
+        return classes is None
+    groups = list(classes.values()) if isinstance(classes, dict) else [[name] for name in classes]
+    folders = [folder for group in groups for folder in group] if all(isinstance(g, list) for g in groups) else [None]
+    named = all(isinstance(folder, str) for folder in folders)
+    return len(groups) >= 2 and all(groups) and named and len(set(folders)) == len(folders)
+
+
+@dataclass
+class DatasetConfig:
+    """The images, one of the group `dataset`."""
+
+    name: str = text("the choice")
+    resolution: int = whole("pixels the network sees", 8, 4096, said="pixels,")
+    crop_ratio: float = number("evaluation sees the central share of each side; 0.875 is the papers'", above=0, most=1)
+    mean: list[float] | None = numbers(
+        "of the training images, per channel, in 0..1; null: measured on them",
+        "three numbers from 0 to 1, one a channel",
+        lambda mean: len(mean) == 3,
+        lambda mean: len(mean) == 3 and all(0 <= value <= 1 for value in mean),
+        null=NULL,
+    )
+    std: list[float] | None = numbers(
+        "standard deviation, like mean",
+        "three numbers above 0, at most 10, one a channel",
+        lambda std: len(std) == 3 and min(std) > 0,
+        lambda std: len(std) == 3 and all(0 < value <= 10 for value in std),
+        null=NULL,
+    )
+    fraction: float = number("train on this share of every class (chosen by the seed)", above=0, most=1)
+    max_per_class: int | None = whole(
+        "and on at most so many images of a class, in training and test", 1, typed_most=MANY, null=NULL
+    )
+    val_fraction: float = number(
+        "share of the training images held out for choosing an epoch; 0 = none", least=0, below=1
+    )
+
+
+@dataclass
+class Cifar10Config(DatasetConfig):
+    """CIFAR-10."""
+
+    root: str = text("holds cifar-10-batches-py/ or the official tar.gz")
+    download: bool = flag("fetch the official archive (170 MB, md5 checked) if root does not have it")
+
+
+@dataclass
+class DigitsConfig(DatasetConfig):
+    """scikit-learn's digits."""
+
+
+@dataclass
+class CustomDatasetConfig(DatasetConfig):
+    """Arrays of the user's own."""
+
+    factory: str = factory("package.module:function, called as function(**args)")
+    args: dict[str, Any] = arguments("passed to the function, e.g. +dataset.args.path=images.npz")
+
+
+@dataclass
+class ImageFilesConfig(DatasetConfig):
+    """What data sets of image files share."""
+
+    store_size: int | None = whole(
+        "pixels of a prepared image: its central square, shrunk once; null: resolution / crop_ratio",
+        8,
+        4096,
+        null=NULL,
+        said="pixels,",
+    )
+    cache: str = one_of(
+        "disk: prepared once, memory-mapped; memory: prepared at every start; off: decoded again in every epoch; "
+        "auto: disk if it has room, else off",
+        *("auto", "memory", "disk", "off"),
+        free=True,
+    )
+    cache_dir: str = text("prepared images are kept here; may be deleted at any time", free=True)
+    workers: int | None = whole(
+        "processes that decode; null: one a core, 0: decode in the training process",
+        0,
+        1024,
+        null="null (one a core)",
+        free=True,
+    )
+    on_bad_image: str = one_of(
+        "error: refuse to start; skip: train without the files that cannot be read. All are listed", "error", "skip"
+    )
+
+
+@dataclass
+class FolderConfig(ImageFilesConfig):
+    """Image files in a folder for each class."""
+
+    root: str = text("the folder with train/ and val/, or with the classes")
+    classes: Any = anything(
+        "only these, in this order: [tench,church]; or made of several folders: {fish:[tench],music:[n03394916]}",
+        "null, a list of class folders, or {class: [folders]}; two or more classes, no folder twice",
+        is_class_choice,
+    )
+    test_fraction: float = number(
+        "of every class, for testing (chosen by the seed), where there are no train/ and val/", above=0, below=1
+    )
+
+
+@dataclass
+class WebDatasetConfig(ImageFilesConfig):
+    """Image files in tar shards."""
+
+    train: str = text("tar files for training, * and ? match: /data/imagenet-train-*.tar")
+    test: str = text("and for testing")
+    class_names: str | None = text(
+        "a text file, one name a line; null: ImageNet's words for 1,000 classes, else the numbers"
+    )

@@ -1,0 +1,28 @@
+"""The group `device`: where the network is trained."""
+
+from dataclasses import dataclass
+
+from mobilenet_train.config.fields import NULL, flag, one_of, whole
+
+
+@dataclass
+class DeviceConfig:
+    """Where the network is trained, one of the group `device`."""
+
+    name: str = one_of("the choice", "auto", "cpu", "cuda", free=True)
+    threads: int | None = whole(
+        "CPU threads; null = all cores this process may use", 1, 1024, null="null (all cores)", free=True
+    )
+    precision: str = one_of(
+        "auto: bf16 (or fp16) on CUDA and on CPUs that have it, else fp32", *("auto", "fp32", "bf16", "fp16"), free=True
+    )
+    channels_last: bool = flag("memory layout of images and weights; false is slower almost everywhere", free=True)
+    compile: str | None = one_of(
+        "torch.compile: default, reduce-overhead (CUDA graphs) or max-autotune; null = off",
+        *("default", "reduce-overhead", "max-autotune"),
+        null=NULL,
+        free=True,
+    )
+    sync_batch_norm: bool = flag(
+        "batch-norm over the global batch of all ranks (CUDA); false: over each rank's share", free=True
+    )

@@ -1,0 +1,74 @@
+"""The group `model`: which network, and what it is built with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mobilenet_train.config.fields import anything, arguments, factory, flag, is_whole, number, one_of, text, whole
+
+
+@dataclass
+class ModelConfig:
+    """The network, one of the group `model`."""
+
+    name: str = text("the choice")
+
+
+@dataclass
+class NetworkConfig(ModelConfig):
+    """What the four MobileNets share."""
+
+    width_mult: float = number("thins every layer; channels are rounded to multiples of 8", above=0, most=32)
+    dropout: float = number("share of the features dropped before the last layer", least=0, below=1)
+    stride_plan: Any = anything(
+        "auto: the paper's strides from 96 pixels, below that a final map of 4x4; imagenet: the paper's; N: drop N",
+        "auto, imagenet or how many strides to drop, 0 to 5",
+        lambda v: v in ("auto", "imagenet") or is_whole(v, 0, 5),
+    )
+    activation: str = one_of(
+        "paper, or one of the others everywhere, for ablation", "paper", "relu", "relu6", "hard_swish"
+    )
+    norm_eps: float = number("added to the variance in batch-norm", above=0, below=1)
+    norm_momentum: float = number(
+        "weight of the new batch in the running statistics; V3's published 0.01 is too slow below 50 epochs",
+        above=0,
+        most=1,
+    )
+    weights: str | None = text(
+        "start from these: a run folder, a checkpoint, a .pth, .safetensors or Keras .h5 file, or torchvision"
+    )
+    freeze: Any = anything(
+        "backbone: only the classifier learns; N: all but the first N features (the first convolution, then blocks)",
+        "none, backbone or how many of the first features, from 1",
+        lambda v: v in ("none", "backbone") or is_whole(v, 1, None),
+    )
+
+
+@dataclass
+class V1Config(NetworkConfig):
+    """MobileNetV1."""
+
+    separable: bool = flag("false: the paper's Conv MobileNet, standard 3x3 convolutions instead")
+    depth_multiplier: int = whole("depthwise outputs per input channel, as in Keras", 1, 16)
+    padding: str = one_of(
+        "tensorflow: asymmetric at stride 2, as Keras's weights need (norm_eps=0.001 too)", "symmetric", "tensorflow"
+    )
+
+
+@dataclass
+class V2Config(NetworkConfig):
+    """MobileNetV2."""
+
+
+@dataclass
+class V3Config(NetworkConfig):
+    """MobileNetV3-Large and -Small."""
+
+    squeeze_excite: bool = flag("false: without squeeze-and-excitation, for ablation")
+
+
+@dataclass
+class CustomModelConfig(ModelConfig):
+    """A network of the user's own."""
+
+    factory: str = factory("package.module:function, called as function(num_classes=, resolution=, **args)")
+    args: dict[str, Any] = arguments("passed to the function, e.g. +model.args.depth=3")

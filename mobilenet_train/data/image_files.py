@@ -1,0 +1,199 @@
+"""A data set of picture files: chosen, prepared, the bad ones reported, and put into splits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobilenet_train.config.schema import FolderConfig, ImageFilesConfig, WebDatasetConfig
+from mobilenet_train.data import cache
+from mobilenet_train.data.cache import CachedImages, Listener
+from mobilenet_train.data.images import Split, fingerprint, stratified_sample
+from mobilenet_train.data.listing import Listing, list_tree
+from mobilenet_train.data.shards import find_shards, list_shards
+from mobilenet_train.data.stored import MappedImages, StreamedImages
+from mobilenet_train.data.synsets import imagenet_words, readable
+from mobilenet_train.errors import RunError
+from mobilenet_train.machine import usable_cores
+
+MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a place holds before anything is opened: labels (N,) int64, `test` (N,) bool."""
+
+    listing: Listing
+    labels: Tensor
+    test: Tensor
+    class_names: list[str]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Splits on the CPU, and a digest of files and settings."""
+
+    train: Split
+    test: Split
+    class_names: list[str]
+    fingerprint: str
+
+
+def load_image_files(config: ImageFilesConfig, found: Found, seed: int, listener: Listener) -> Loaded:
+    """Takes the shares asked for of what was found, prepares those pictures, and leaves out or refuses bad ones.
+
+    Raises RunError if something can't be read, StoppedError if asked to stop.
+    """
+    chosen = _chosen(found, config, seed)
+    listing, labels, test = found.listing.take(chosen.numpy()), found.labels[chosen], found.test[chosen]
+    size = config.store_size or round(config.resolution / config.crop_ratio)
+    prepared, streamed = _prepare(config, listing, size, listener)
+    _judge(config, listing, size, prepared.bad, listener)
+    good = torch.ones(len(listing), dtype=torch.bool)
+    good[list(prepared.bad)] = False
+    rows = {"training": (good & ~test).nonzero()[:, 0], "test": (good & test).nonzero()[:, 0]}
+    for what, part in rows.items():
+        _check_classes(what, labels[part], found.class_names)
+    _warn_of_duplicates(listing, prepared.digests, rows, listener)
+    train, held = (_split(part, labels, listing, size, prepared, streamed, config) for part in rows.values())
+    files = torch.from_numpy(prepared.digests)
+    contents = fingerprint(*(Split(files[part], labels[part]) for part in rows.values()))
+    return Loaded(train, held, found.class_names, f"{contents} {cache.settings(size)}")
+
+
+def find_folder(config: FolderConfig, seed: int, listener: Listener) -> Found:
+    """Lists `dataset.root`, and splits it if it is one tree. Raises RunError if it isn't what it should be."""
+    groups = _groups(config.classes)
+    wanted = [folder for folders in groups.values() for folder in folders] if groups else None
+    by_word = {word: synset for synset, word in imagenet_words().items()}
+    tree = list_tree(Path(config.root).expanduser(), wanted, by_word)
+    if tree.others:
+        listener.say(f"{tree.others:,} files in dataset.root are no pictures by their names and are left alone", "note")
+    labels, names = torch.from_numpy(tree.labels), readable(tree.folders)
+    if isinstance(config.classes, dict):
+        group_of = [number for number, folders in enumerate(groups.values()) for _ in folders]
+        labels, names = torch.tensor(group_of)[labels], list(groups)
+    test = torch.from_numpy(tree.test)
+    if not tree.split:
+        test[stratified_sample(labels, seed, config.test_fraction)] = True
+    return Found(tree.listing, labels, test, names)
+
+
+def find_webdataset(config: WebDatasetConfig, seed: int, listener: Listener) -> Found:
+    """Lists the shards of both splits. Raises RunError if they can't be read or the names don't fit the classes."""
+    del seed, listener  # the split is that of the shards, and there is nothing to tell
+    train, test = find_shards("dataset.train", config.train), find_shards("dataset.test", config.test)
+    listing, labels = list_shards([*train, *test], Path(config.cache_dir).expanduser())
+    classes = int(labels.max(initial=-1)) + 1
+    names = _names(config.class_names, classes)
+    if len(names) != classes:
+        raise RunError(f"dataset.class_names={config.class_names} has {len(names)} names for {classes} classes")
+    return Found(listing, torch.from_numpy(labels), torch.from_numpy(listing.place >= len(train)), names)
+
+
+def _names(file: str | None, classes: int) -> list[str]:
+    if file is not None:
+        return Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+    words = list(imagenet_words().values())
+    return words if classes == len(words) else [str(number) for number in range(classes)]
+
+
+def _groups(classes: Any) -> dict[str, list[str]]:
+    """`dataset.classes` as {class: its folders}; empty for all classes."""
+    return dict(classes) if isinstance(classes, dict) else {name: [name] for name in classes or ()}
+
+
+def _chosen(found: Found, config: ImageFilesConfig, seed: int) -> Tensor:
+    """The rows (sorted) that `fraction` and `max_per_class` leave; only these are ever opened."""
+    train, test = (~found.test).nonzero()[:, 0], found.test.nonzero()[:, 0]
+    for what, rows in (("training", train), ("test", test)):
+        if len(rows) == 0:
+            raise RunError(f"there are no {what} pictures in {found.listing.root}")
+    train = train[stratified_sample(found.labels[train], seed, config.fraction, config.max_per_class)]
+    test = test[stratified_sample(found.labels[test], seed, max_per_class=config.max_per_class)]
+    return torch.cat([train, test]).sort().values
+
+
+def _prepare(config: ImageFilesConfig, listing: Listing, size: int, listener: Listener) -> tuple[CachedImages, bool]:
+    """The prepared pictures as `dataset.cache` says, and whether they are to be streamed."""
+    folder, workers = Path(config.cache_dir).expanduser(), _workers(config)
+    if config.cache == "memory":
+        return cache.in_memory(listing, size, workers, listener), False
+    if config.cache in ("auto", "disk"):
+        try:
+            return cache.on_disk(listing, size, True, folder, workers, listener), False
+        except cache.NoRoomError as error:
+            if config.cache == "disk":
+                raise
+            listener.say(f"{error}. dataset.cache=auto goes on with dataset.cache=off", "note")
+    return cache.on_disk(listing, size, False, folder, workers, listener), True
+
+
+def _workers(config: ImageFilesConfig) -> int:
+    return usable_cores() if config.workers is None else config.workers
+
+
+def _judge(config: ImageFilesConfig, listing: Listing, size: int, bad: dict[int, str], listener: Listener) -> None:
+    """Raises RunError about bad pictures, or warns of them. All of them are written down with their reasons."""
+    if not bad:
+        return
+    report = Path(config.cache_dir).expanduser() / f"{cache.key_of(listing, size, False)}.bad.txt"
+    lines = [f"{listing.root / listing.path(row)} {reason}" for row, reason in bad.items()]
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text("".join(f"{line}\n" for line in lines), errors="backslashreplace")
+    except OSError as error:
+        raise RunError(f"the list of bad pictures can't be written to {report}: {error.strerror}") from error
+    count = f"{len(bad):,} of {len(listing):,} pictures can't be used"
+    if config.on_bad_image == "skip":
+        listener.say(f"{count} and are left out; {report} lists them with their reasons", "warning")
+        return
+    named = "".join(f"\n  {line}" for line in lines[:MOST_NAMED])
+    more = f"\n  and {len(bad) - MOST_NAMED:,} more, all of them with their reasons in {report}"
+    raise RunError(
+        f"{count}:{named}{more if len(bad) > MOST_NAMED else ''}\n"
+        f"Repair or delete them in {listing.root}, or say dataset.on_bad_image=skip to train without them"
+    )
+
+
+def _check_classes(what: str, labels: Tensor, class_names: list[str]) -> None:
+    counts = labels.bincount(minlength=len(class_names))
+    if len(labels) == 0:
+        raise RunError(f"none of the {what} pictures can be used")
+    if what == "training" and int(counts.min()) == 0:
+        raise RunError(f"class {class_names[int(counts.argmin())]!r} has no training pictures")
+
+
+def _warn_of_duplicates(listing: Listing, digests: np.ndarray, rows: dict[str, Tensor], listener: Listener) -> None:
+    """Says how many test files are training files too, byte for byte: their accuracy would be memory."""
+    held = {digests[row].tobytes() for row in rows["test"].tolist()}
+    training = {key: row for row in rows["training"].tolist() if (key := digests[row].tobytes()) in held}
+    twice = [(row, training[key]) for row in rows["test"].tolist() if (key := digests[row].tobytes()) in training]
+    if twice:
+        test, train = twice[0]
+        listener.say(
+            f"{len(twice):,} of {len(rows['test']):,} test pictures are also training pictures, byte for byte, e.g. "
+            f"{listing.path(test)} = {listing.path(train)}: the test accuracy will be too high",
+            "warning",
+        )
+
+
+def _split(
+    rows: Tensor,
+    labels: Tensor,
+    listing: Listing,
+    size: int,
+    prepared: CachedImages,
+    streamed: bool,
+    config: ImageFilesConfig,
+) -> Split:
+    index = rows.numpy()
+    if streamed:
+        return Split(StreamedImages(listing, size, _workers(config), index), labels[rows])
+    assert prepared.pictures is not None
+    if config.cache == "memory":
+        return Split(torch.from_numpy(prepared.pictures[index]), labels[rows])
+    return Split(MappedImages(prepared.pictures, index), labels[rows])

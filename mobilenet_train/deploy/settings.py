@@ -1,0 +1,43 @@
+"""What can be timed: one network in one runtime, at every width, resolution, batch and thread count. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from mobilenet_train.errors import ConfigError
+
+MODELS = ("v1", "v2", "v3_large", "v3_small")
+RUNTIMES = ("eager", "onnx", "onnx-int8", "train")
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What is timed: one network in one runtime."""
+
+    model: str
+    width: float
+    resolution: int
+    batch: int
+    threads: int
+    runtime: str
+
+
+def all_settings(
+    models: Sequence[str],
+    widths: Sequence[float],
+    resolutions: Sequence[int],
+    batches: Sequence[int],
+    threads: Sequence[int],
+    runtimes: Sequence[str],
+) -> list[Setting]:
+    """Every combination."""
+    return [Setting(*values) for values in product(models, widths, resolutions, batches, threads, runtimes)]
+
+
+def check_runtimes(runtimes: list[str], device: str) -> None:
+    """Refuses onnxruntime on another device than the CPU. Raises ConfigError."""
+    for name in runtimes:
+        if name.startswith("onnx") and device != "cpu":
+            raise ConfigError(
+                f"--runtime {name} is measured on the CPU only; --device {device} goes with eager or train"
+            )

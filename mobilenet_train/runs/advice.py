@@ -1,0 +1,42 @@
+"""Errors from deep inside that have a knob: out of memory, a killed worker. Each becomes a RunError that names it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from mobilenet_train.data.stored import WORKER_KILLED
+from mobilenet_train.errors import RunError
+
+CPU_OUT_OF_MEMORY = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turns running out of memory, on a GPU or the host, into a RunError that says which knob to turn."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and CPU_OUT_OF_MEMORY not in str(error):
+            raise
+        raise RunError(
+            "out of memory: lower batch_size (optim.accumulate keeps the update's size), eval.batch_size or "
+            "dataset.resolution, or start more ranks, which share a batch"
+        ) from error
+
+
+@contextmanager
+def worker_advice(folder: Path) -> Iterator[None]:
+    """Turns the death of a process that decodes pictures into a RunError that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(WORKER_KILLED):
+            raise
+        raise RunError(
+            f"a process that decodes pictures was killed ({str(error).splitlines()[0]}), often by the system for lack "
+            "of memory: try fewer dataset.workers, a lower batch_size, or dataset.cache=disk, which needs none. Go on "
+            f"with:\n  mnet-train resume={folder}"
+        ) from error

@@ -1,0 +1,121 @@
+"""What a run announces: the plan at its start, the estimate of a dry run, what a budget pays for."""
+
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from mobilenet_train.config.schema import TrainConfig, budget_seconds
+from mobilenet_train.console import say
+from mobilenet_train.data.images import Dataset
+from mobilenet_train.kernels import bindings as kernels
+from mobilenet_train.models.strides import PUBLISHED_STRIDE
+from mobilenet_train.runs.build import RunParts
+from mobilenet_train.training.budget import CLOSING_SECONDS, affordable_updates, measure_pace
+from mobilenet_train.training.schedule import UNLIMITED
+
+CLASSES_LISTED = 24  # in the table at the start of a run
+
+
+def describe(parts: RunParts, console: Console) -> None:
+    """Prints the plan of the run."""
+    config, plan, data, runtime = parts.config, parts.plan, parts.dataset, parts.runtime
+    optim, cost, resolution = config.optim, parts.cost, config.dataset.resolution
+    table = Table(title=f"{config.model.name} on {config.dataset.name}", show_header=False, title_justify="left")
+    held = f", {len(data.val):,} held out" if data.val else ""
+    table.add_row(
+        "images",
+        f"{len(data.train):,} for training{held}, {len(data.test):,} for testing; {len(data.class_names)} classes",
+    )
+    table.add_row("per class", class_counts(data))
+    table.add_row(
+        "network",
+        f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:.2f} M multiply-adds at {resolution}x{resolution}",
+    )
+    stride_plan = getattr(parts.state.model, "stride_plan", None)
+    if parts.origin is not None:
+        table.add_row("start", parts.origin)
+    if stride_plan is not None:
+        table.add_row(
+            "stride plan",
+            f"{stride_plan.dropped} strides dropped, final map {stride_plan.final_map}x{stride_plan.final_map}",
+        )
+    length = f"{plan.epochs(plan.updates)} epochs, {plan.updates:,} updates" if plan.updates < UNLIMITED else "updates"
+    limit = f"{config.budget} or " if config.budget else ""
+    table.add_row("training", f"{limit}{length} of {images_per_update(config)} images")
+    if config.progressive.start is not None:
+        sides = " -> ".join(f"{side}x{side}" for side in plan.resolutions)
+        table.add_row("resolution", f"{sides}, the last from {config.progressive.full_from:.0%} on")
+    table.add_row(
+        "optimiser",
+        f"{optim.name}, rate {optim.lr:g}, {optim.schedule.decay} after {optim.schedule.warmup:.0%} warm-up",
+    )
+    table.add_row("augmentation", config.augment.name)
+    ranks = f"{runtime.ranks.size} ranks, each with " if runtime.ranks.size > 1 else ""
+    slower = ", no compiled kernels" if runtime.device.type == "cpu" and kernels.library() is None else ""
+    table.add_row("device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}{slower}")
+    with suppress(OSError, SystemExit):
+        console.print(table)
+    if stride_plan is not None and stride_plan.dropped == 0 and resolution % PUBLISHED_STRIDE != 0:
+        nearest = PUBLISHED_STRIDE * max(1, round(resolution / PUBLISHED_STRIDE))
+        say(
+            console,
+            f"dataset.resolution={resolution} is no multiple of {PUBLISHED_STRIDE}, by which the network divides it: "
+            f"{nearest} makes better use of the same time (the papers use 224, 192, 160, 128)",
+            kind="warning",
+        )
+    if stride_plan is not None and stride_plan.final_map <= 2:
+        say(
+            console,
+            f"the last stage sees a {stride_plan.final_map}x{stride_plan.final_map} map; "
+            "a larger one is usually several points better: model.stride_plan=auto or a higher dataset.resolution",
+            kind="warning",
+        )
+
+
+def class_counts(data: Dataset) -> str:
+    """How many images each class has for training + testing; of many unequal classes only the ends."""
+    train, test = (split.labels.bincount(minlength=len(data.class_names)).tolist() for split in (data.train, data.test))
+    if len(set(train)) == len(set(test)) == 1:
+        return f"{train[0]:,} for training, {test[0]:,} for testing"
+    by_size = sorted(zip(train, test, data.class_names, strict=True), key=lambda entry: -entry[0])
+    words = [f"{name} {training:,} + {testing:,}" for training, testing, name in by_size]
+    if len(words) > CLASSES_LISTED:
+        words = [*words[:3], f"... {len(words) - 6:,} more ...", *words[-3:]]
+    return ", ".join(words)
+
+
+def estimate(parts: RunParts, console: Console) -> None:
+    """Times a few real updates and one evaluation batch, and prints what the whole run would take."""
+    plan, batches, config = parts.plan, parts.batches, parts.config
+    pace = measure_pace(parts.state, batches.train, batches.test, plan)
+    updates = plan.updates
+    if config.budget is not None:
+        left = budget_seconds(config.budget) - CLOSING_SECONDS
+        updates = affordable_updates(0, left, pace, plan)
+    epochs = plan.epochs(updates)
+    training = pace.seconds(plan, 0, updates)
+    total = training + epochs * pace.epoch_end
+    say(
+        console,
+        f"dry run: about {updates * images_per_update(config) / training:.0f} images/s, "
+        f"{plan.updates_per_epoch * training / updates + pace.epoch_end:.0f} s an epoch, "
+        f"{total / 60:.1f} minutes for {updates:,} updates; no run folder was made",
+    )
+
+
+def announce_budget(parts: RunParts, console: Console) -> None:
+    """Prints what a budget pays for."""
+    config, plan, state = parts.config, parts.plan, parts.state
+    assert config.budget is not None
+    end = datetime.now() + timedelta(seconds=budget_seconds(config.budget) - state.elapsed)
+    say(
+        console,
+        f"budget {config.budget}: {state.updates:,} updates "
+        f"({state.updates / plan.updates_per_epoch:.1f} epochs) as planned now, ending about {end:%H:%M:%S}",
+    )
+
+
+def images_per_update(config: TrainConfig) -> int:
+    return config.batch_size * config.optim.accumulate

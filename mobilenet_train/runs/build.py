@@ -1,0 +1,94 @@
+"""From a checked configuration to everything a run needs before its first step. Nothing is written."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
+from mobilenet_train.data.balance import class_weights
+from mobilenet_train.data.batches import Batches, make_batches
+from mobilenet_train.data.cache import SILENT, Listener
+from mobilenet_train.data.images import Dataset
+from mobilenet_train.data.sources import load
+from mobilenet_train.distributed import join, local_first, replicate, share_dropout
+from mobilenet_train.models import Cost, MobileNet, count_costs
+from mobilenet_train.models.build import build_model
+from mobilenet_train.models.strides import PUBLISHED_STRIDE
+from mobilenet_train.runtime import Runtime, set_up
+from mobilenet_train.training.ema import Ema
+from mobilenet_train.training.optimizer import build_optimizer
+from mobilenet_train.training.schedule import Plan, make_plan
+from mobilenet_train.training.state import TrainState, new_sums
+from mobilenet_train.weights.pretrained import freeze, start_from
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """All that a run needs before its first step; nothing is on disk yet."""
+
+    dataset: Dataset
+    batches: Batches
+    plan: Plan
+    state: TrainState
+    cost: Cost
+    origin: str | None = None  # where the first weights come from, for people
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.plan.config
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.plan.runtime
+
+
+def build_run(
+    config: TrainConfig, listener: Listener = SILENT, starts: bool = True, schedule_from: int = 0
+) -> RunParts:
+    """Reads the data, builds the network and counts its cost; `listener` hears of what takes long.
+
+    A run that continues from its own checkpoint (not `starts`) has no need of model.weights any more; its schedule
+    begins at update `schedule_from`.
+    Raises UserError if anything does not fit, StoppedError if the listener asks to stop.
+    """
+    ranks = join()
+    runtime = set_up(config.device, ranks, isinstance(config.model, CustomModelConfig))
+    dataset = for_evaluation(local_first(ranks, lambda: load(config.dataset, config.seed, listener)), config)
+    dataset = dataset.to(runtime.device)
+    weights = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None
+    model = build_model(config, len(dataset.class_names))
+    origin = None
+    if isinstance(config.model, NetworkConfig):
+        assert isinstance(model, MobileNet)
+        if config.model.weights is not None and starts:
+            origin = start_from(model, config.model.name, config.model.weights, dataset.class_names)
+        freeze(model, config.model.freeze)
+    divisor = model.stride_plan.total if isinstance(model, MobileNet) else PUBLISHED_STRIDE
+    plan = make_plan(config, runtime, len(dataset.train), divisor, weights, schedule_from)
+    cost = count_costs(model, config.dataset.resolution)
+    model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
+    share_dropout(model, ranks, config.batch_size)
+    if config.device.sync_batch_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.device.compile is not None:
+        model.compile(mode=config.device.compile)
+    state = TrainState(
+        model=model,
+        ema=Ema(model, config.ema.decay) if config.ema.decay else None,
+        optimizer=build_optimizer(model, config.optim, torch.bfloat16 if runtime.precision == "bf16" else None),
+        scaler=torch.amp.GradScaler(runtime.device.type, enabled=runtime.autocast is torch.float16),
+        sums=new_sums(runtime),
+        first_bad_step=torch.tensor(-1, device=runtime.device),
+        updates=plan.updates,
+        replica=replicate(model, ranks, runtime.device),
+    )
+    return RunParts(
+        dataset, make_batches(config, dataset, runtime.memory_format, runtime.ranks), plan, state, cost, origin
+    )
+
+
+def for_evaluation(dataset: Dataset, config: TrainConfig) -> Dataset:
+    """The data set with the resolution and crop of evaluation in its preprocessing."""
+    side, ratio = config.eval.resolution or config.dataset.resolution, config.dataset.crop_ratio
+    return replace(dataset, preprocessing=replace(dataset.preprocessing, resolution=side, crop_ratio=ratio))

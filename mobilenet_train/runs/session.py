@@ -1,0 +1,255 @@
+"""One training run from a checked configuration to a finished folder. Everything here needs torch."""
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mobilenet_train import checkpoint
+from mobilenet_train.config.checked import values_of
+from mobilenet_train.config.resume import Start
+from mobilenet_train.config.saved import Saved, read_saved
+from mobilenet_train.config.schema import TrainConfig, budget_seconds
+from mobilenet_train.console import say
+from mobilenet_train.data.cache import StoppedError
+from mobilenet_train.distributed import contact, from_first, join
+from mobilenet_train.errors import RunError, UserError
+from mobilenet_train.runs import announce, data_progress, summary
+from mobilenet_train.runs import folder as run_folder
+from mobilenet_train.runs.advice import memory_advice, worker_advice
+from mobilenet_train.runs.build import RunParts, build_run
+from mobilenet_train.runs.folder import read_summary
+from mobilenet_train.runs.preview import write_sheet
+from mobilenet_train.runtime import environment
+from mobilenet_train.signals import StopSignals
+from mobilenet_train.tracking import Trackers
+from mobilenet_train.training.budget import Budget, measure_pace
+from mobilenet_train.training.evaluation import Interrupted
+from mobilenet_train.training.fit import NotFiniteError, fit
+from mobilenet_train.training.step import warm_up
+
+
+def run(start: Start, words: Sequence[str]) -> int:
+    """Trains, or continues the run in `start.folder`; returns the exit code. Raises UserError with a message."""
+    config, folder = start.config, start.folder
+    ranks = join()
+    console = Console(quiet=not ranks.leads)
+    stop = StopSignals(ranks)
+    if folder is not None and from_first(ranks, partial(is_finished, folder, config)):
+        say(console, f"{folder} is finished already; nothing to do")
+        return 0
+    lock: AbstractContextManager[Any] = nullcontext()
+    if folder is not None and ranks.leads:
+        lock = run_folder.lock(folder)
+    starts = folder is None or not from_first(ranks, partial(checkpoint.written, folder / "checkpoints"))
+    try:
+        with memory_advice(), contact(ranks), data_progress.shown(console, stop) as listener:
+            parts = build_run(config, listener, starts, start.schedule_from)
+    except StoppedError:
+        say(console, "stopped while images were prepared; those that are in dataset.cache_dir are not prepared again")
+        return stop.exit_code
+    announce.describe(parts, console)
+    if config.preview:
+        say(console, f"what the network would see: {write_sheet(parts)}")
+    if config.dry_run:
+        announce.estimate(parts, console)
+    if config.preview or config.dry_run:
+        return 0
+    if folder is None:
+        folder, lock = make_folder(parts, words)
+    else:
+        parts = restore(parts, folder, console)
+        if ranks.leads:  # what was changed is on record before the first update
+            run_folder.write_config(folder, Saved(parts.config, parts.plan.schedule_from))
+    with lock:
+        return train(parts, folder, console, stop)
+
+
+def make_folder(parts: RunParts, words: Sequence[str]) -> tuple[Path, AbstractContextManager[Any]]:
+    """A new run folder, chosen and held by rank 0; the others learn its name."""
+    ranks = parts.runtime.ranks
+    lock: AbstractContextManager[Any] = nullcontext()
+    if ranks.leads:
+        folder, lock = run_folder.create(parts.config, words)
+    return from_first(ranks, lambda: folder), lock
+
+
+def is_finished(folder: Path, config: TrainConfig) -> bool:
+    """True if the run in `folder` has ended, and not been given more epochs or updates since."""
+    if not (folder / "summary.json").exists() or read_summary(folder)["status"] != "finished":
+        return False
+    saved = read_saved(folder).config
+    return (saved.epochs, saved.max_updates) == (config.epochs, config.max_updates)
+
+
+def restore(parts: RunParts, folder: Path, console: Console) -> RunParts:
+    """Loads the newest whole checkpoint of the folder into the state; a folder without one starts afresh.
+
+    With resume_schedule=restart the schedule begins at the update where the run stopped.
+
+    Raises RunError if the data are not those that the run was started with.
+    """
+    checkpoints = folder / "checkpoints"
+    found = from_first(parts.runtime.ranks, lambda: checkpoint.find_latest(checkpoints))
+    if found is None:
+        say(console, f"{folder} has no checkpoint yet: starting at its beginning")
+        return parts
+    saved, warning = found
+    if warning:
+        say(console, warning, kind="warning")
+    if saved["fingerprint"] != parts.dataset.fingerprint:
+        raise RunError(
+            f"{folder} was trained on other images than those that dataset={parts.config.dataset.name} gives now"
+        )
+    parts.state.load_state_dict(saved)
+    now = environment(parts.runtime)
+    before = {key: saved["environment"].get(key) for key in now}
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
+    if changed:
+        say(console, f"{', '.join(changed)}: the end will not be equal bit for bit", kind="note")
+    state = parts.state
+    say(console, f"going on in {folder} at epoch {state.epoch}, batch {state.batch} (update {state.step})")
+    if parts.config.resume_schedule == "continue":
+        return parts
+    config = replace(parts.config, resume_schedule="continue")
+    return replace(parts, plan=replace(parts.plan, config=config, schedule_from=state.step))
+
+
+def train(parts: RunParts, folder: Path, console: Console, stop: StopSignals) -> int:
+    """Runs `fit`, hands its events to the trackers, and leaves a summary whatever happens."""
+    started, ranks = time.monotonic(), parts.runtime.ranks
+
+    def summarise(status: str, reason: str | None = None) -> None:
+        if ranks.leads:
+            summary.summarise(parts, folder, status, time.monotonic() - started, reason)
+
+    say(console, f"run folder: {folder}")
+    try:
+        summarise("running")
+        with memory_advice(), contact(ranks), worker_advice(folder):
+            compile_ahead(parts, console)
+            budget = start_budget(parts, console)
+            follow(parts, folder, console, stop, budget)
+    except Interrupted:
+        summarise("interrupted")
+        step = parts.state.step
+        say(console, f"stopped after update {step}, saved. Go on with:\n  mnet-train resume={folder}")
+        return stop.exit_code
+    except NotFiniteError as error:
+        reason = f"{error}. {last_good_checkpoint(folder)}"
+        summarise("failed", reason)
+        raise RunError(reason) from error
+    except Exception as error:
+        with suppress(UserError):  # a full disk takes no summary either
+            summarise("failed", str(error) or type(error).__name__)
+        raise
+    summarise("finished")
+    last = parts.state.history[-1]
+    say(console, f"test top-1 {last.test.top1:.2f} % after epoch {last.epoch}; everything is in {folder}")
+    return 0
+
+
+def compile_ahead(parts: RunParts, console: Console) -> None:
+    """Lets torch.compile work before the clocks start. Raises RunError if it can't."""
+    mode = parts.config.device.compile
+    if mode is None:
+        return
+    from torch._dynamo.exc import TorchDynamoException  # a second to import
+
+    say(console, f"compiling the network (device.compile={mode}); this takes a minute or two")
+    try:
+        warm_up(parts.state, next(parts.batches.train.epoch(0)), parts.plan)
+    except TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"device.compile={mode} failed ({reason}); device.compile=null trains without it") from error
+
+
+def start_budget(parts: RunParts, console: Console) -> Budget | None:
+    """Times the first steps and plans the run by them, if it has a budget; its time runs from here on."""
+    config, state, batches = parts.config, parts.state, parts.batches
+    if config.budget is None:
+        return None
+    began = time.monotonic()
+    pace = measure_pace(state, batches.train, batches.test, parts.plan)
+    state.elapsed += time.monotonic() - began
+    budget = Budget(budget_seconds(config.budget), parts.plan, state, pace)
+    announce.announce_budget(parts, console)
+    return budget
+
+
+def follow(parts: RunParts, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
+    """Trains to the end; goes back to the last checkpoint where `recover` says so."""
+    attempts = parts.config.recover.attempts
+    if attempts > 0 and parts.state.step == 0:
+        save(parts, folder)  # so that there is always one to go back to
+    while True:
+        try:
+            return follow_events(parts, folder, console, stop, budget)
+        except NotFiniteError as error:
+            attempt = parts.state.recoveries + 1
+            if attempt > attempts:
+                raise
+            saved, _ = from_first(parts.runtime.ranks, lambda: checkpoint.load_latest(folder / "checkpoints"))
+            parts.state.load_state_dict(saved)
+            parts.state.recoveries = attempt
+            say(
+                console,
+                f"{error}. Going back to update {parts.state.step}, with "
+                f"{parts.config.recover.factor:g} times the rate (attempt {attempt})",
+                kind="warning",
+            )
+
+
+def follow_events(parts: RunParts, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
+    """Trains; rank 0 writes each event down before the next. Raises what `fit` and the trackers raise."""
+    state = parts.state
+    events = fit(state, parts.batches, parts.plan, lambda: save(parts, folder), stop, budget)
+    if not parts.runtime.ranks.leads:
+        for _ in events:
+            pass
+        return
+    trackers = Trackers(summary.run_description(parts, folder), state.history, state.step, console)
+    finished = False
+    try:
+        if state.step == 0 and parts.config.tensorboard:
+            trackers.record_images(summary.preview(parts))
+        for event in events:
+            trackers.record(event)
+        finished = True
+    finally:
+        trackers.close(finished)
+
+
+def save(parts: RunParts, folder: Path) -> None:
+    """Writes the state to last.pt, and to best.pt if its last epoch is the best so far. Rank 0 does it for all."""
+    if not parts.runtime.ranks.leads:
+        return
+    state = parts.state
+    best = state.batch == 0 and state.best is not None and state.best.epoch == state.epoch - 1
+    checkpoint.save(folder / "checkpoints", {**checkpoint_contents(parts), **state.state_dict()}, best)
+
+
+def last_good_checkpoint(folder: Path) -> str:
+    """Says where the run can go on from after numbers went bad."""
+    path = folder / "checkpoints/last.pt"
+    if not path.exists():
+        return "There is no checkpoint yet"
+    step = checkpoint.load_latest(path.parent)[0]["progress"]["step"]
+    command = f"mnet-train resume={folder} recover.attempts=1"
+    return f"The last good checkpoint is {path} (update {step}); {command} goes on from it with a lower rate"
+
+
+def checkpoint_contents(parts: RunParts) -> dict[str, Any]:
+    """What stays the same in every checkpoint of a run."""
+    return {
+        "config": values_of(parts.config),
+        "class_names": list(parts.dataset.class_names),
+        "preprocessing": asdict(parts.dataset.preprocessing),
+        "fingerprint": parts.dataset.fingerprint,
+        "environment": environment(parts.runtime),
+    }

@@ -1,0 +1,48 @@
+"""pareto.png: top-1 against multiply-adds and against parameters, the front marked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilenet_train.disk import replacing
+from mobilenet_train.sweeps.rows import Row, pareto_front
+
+FRONT, OTHERS = "#1f6fb4", "#8a8f98"
+
+
+def draw_pareto(rows: Sequence[Row], path: Path, title: str) -> None:
+    """Draws the configurations of which at least one run has finished; replaces the picture in one go."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    measured = [row for row in rows if row.top1]
+    figure = Figure(figsize=(11, 4.8), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw(left, measured, "multiply_adds", "multiply-adds of one image, millions")
+    _draw(right, measured, "parameters", "parameters, millions")
+    left.set_ylabel("test top-1 after the last epoch, %")
+    figure.suptitle(title, fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _draw(axes: Any, rows: Sequence[Row], cost: str, label: str) -> None:
+    """One panel; error bars are the mean's 95 % interval."""
+    points = {row.label: (getattr(row.finished[0], cost) / 1e6, row.top1.mean) for row in rows if row.top1}
+    bars = {row.label: row.top1.interval or 0.0 for row in rows if row.top1}
+    front = pareto_front(points)
+    axes.plot(*zip(*(points[name] for name in front), strict=True), color=FRONT, linewidth=1.2, zorder=1)
+    for name, (x, y) in points.items():
+        colour = FRONT if name in front else OTHERS
+        axes.errorbar(x, y, yerr=bars[name], fmt="o", color=colour, markersize=6, capsize=3)
+        axes.annotate(name, (x, y), textcoords="offset points", xytext=(7, -10), fontsize=8, color=colour)
+    axes.margins(x=0.16, y=0.12)
+    axes.set_xscale("log")
+    axes.set_xlabel(label)
+    axes.grid(color="#e4e6ea", linewidth=0.8, which="both")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="x", which="both", labelsize=8)

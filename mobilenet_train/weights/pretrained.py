@@ -1,0 +1,111 @@
+"""Starting from trained weights: where they come from, whether they fit, and what starts afresh."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+
+from mobilenet_train import checkpoint
+from mobilenet_train.errors import RunError
+from mobilenet_train.models import MobileNet
+from mobilenet_train.weights.keras_files import read_keras
+
+TORCHVISION_NAMES = {"v2": "mobilenet_v2", "v3_large": "mobilenet_v3_large", "v3_small": "mobilenet_v3_small"}
+
+Weights = tuple[dict[str, Tensor], list[str] | None]  # by parameter name; the classes, where the file names them
+
+
+def start_from(model: MobileNet, network: str, source: str, class_names: tuple[str, ...]) -> str:
+    """Copies the weights of `source` (model.weights) into `model`; returns what to tell the user.
+
+    The last layer starts afresh if the weights are for other classes. Raises RunError if they can't be had or
+    don't fit.
+    """
+    state, names = _download(network) if source == "torchvision" else _read(Path(source).expanduser())
+    ours = model.state_dict()
+    head = f"classifier.{len(model.classifier) - 1}"
+    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    wanted = {name for name in ours if not name.endswith("num_batches_tracked")}
+    if lost := sorted(wanted - state.keys()) + sorted(state.keys() - wanted):
+        raise RunError(f"model.weights={source} is no {network}: {lost[0]} is only in one of the two")
+    classes = len(state[f"{head}.bias"])
+    kept = classes == len(class_names) and names in (None, list(class_names))
+    if not kept:
+        state = {name: value for name, value in state.items() if not name.startswith(head)}
+    for name, value in state.items():
+        if value.shape != ours[name].shape:
+            raise RunError(
+                f"model.weights={source} does not fit: {name} has the shape {tuple(value.shape)} there and "
+                f"{tuple(ours[name].shape)} here; was it trained with another model.width_mult?"
+            )
+    model.load_state_dict(state, strict=False)
+    if kept:
+        return f"weights from {source}; last layer kept"
+    why = "other classes" if classes == len(class_names) else f"{classes} classes there, {len(class_names)} here"
+    return f"weights from {source}; last layer afresh ({why})"
+
+
+def freeze(model: MobileNet, choice: str | int) -> None:
+    """Applies model.freeze. Raises RunError for more entries than there are."""
+    count = {"none": 0, "backbone": len(model.features)}.get(str(choice), choice)
+    assert isinstance(count, int)
+    if count > len(model.features):
+        raise RunError(f"model.freeze={choice}: the network has {len(model.features)} features to freeze")
+    model.freeze(count)
+
+
+def _download(network: str) -> Weights:
+    """torchvision's ImageNet weights for a network at width 1. Raises RunError without network."""
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(TORCHVISION_NAMES[network]).DEFAULT
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True)), None
+    except (URLError, OSError, RuntimeError) as error:
+        raise RunError(
+            f"model.weights=torchvision: {weights.url} could not be downloaded ({error}); "
+            f"put the file into {torch.hub.get_dir()}/checkpoints, or give its path as model.weights"
+        ) from error
+
+
+def _read(path: Path) -> Weights:
+    """A run folder, one of our checkpoints, a state dict (.pt, .pth, .safetensors) or a Keras file (.h5)."""
+    if path.is_dir():
+        path = path / "checkpoints/last.pt"
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path), None
+        if path.suffix in (".h5", ".hdf5"):
+            return read_keras(path), None
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise RunError(f"model.weights={path} does not exist") from error
+    except ImportError as error:
+        raise RunError(f"model.weights={path} needs h5py to be read: pip install h5py") from error
+    except KeyError as error:
+        raise RunError(
+            f"model.weights={path} is no MobileNetV1 of Keras with its last layer: {error} is missing"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise RunError(f"model.weights={path} is damaged, or holds more than tensors, which could run code") from error
+    except Exception as error:
+        raise RunError(f"model.weights={path} can't be read: {str(error).splitlines()[0]}") from error
+    if isinstance(saved, dict) and "format" in saved:
+        saved = checkpoint.load(path)
+        return saved["model"], saved["class_names"]
+    return _state_dict(saved, path), None
+
+
+def _state_dict(saved: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of a plain state dict, or of one under "state_dict" or "model" as trainers nest it."""
+    for key in ("state_dict", "model"):
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+            saved = saved[key]
+    if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
+        raise RunError(f"model.weights={path} holds no weights: give a state dict (name -> tensor)")
+    return saved
