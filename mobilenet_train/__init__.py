@@ -6,7 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mobilenet_train.version import VERSION as __version__
+from mobilenet_train.version import __version__
 
 if TYPE_CHECKING:
     from mobilenet_train.inference.info import info

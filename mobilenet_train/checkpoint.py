@@ -1,4 +1,4 @@
-"""Checkpoints that can't be half-written, and that are refused when they are damaged."""
+"""Checkpoints that are never half-written, and that are refused when they are damaged."""
 
 import hashlib
 import os
@@ -18,14 +18,14 @@ FORMAT = 1
 
 
 class DamagedCheckpointError(RunError):
-    """A file that is torn, changed, or no checkpoint of ours."""
+    """A file that is torn, changed, or not a checkpoint of ours."""
 
 
 def save(folder: Path, contents: Mapping[str, Any], best: bool) -> None:
     """Writes `folder`/last.pt; the one before it becomes previous.pt, and best.pt follows if `best`.
 
     At every moment last.pt or previous.pt is whole: the new file is complete on disk before it takes the name.
-    Raises RunError if the disk is full or the folder can't be written; the old files then stay.
+    Raises RunError if the disk is full or the folder cannot be written; the old files then stay.
     """
     temporary = folder / "last.pt.tmp"
     payload = {"format": FORMAT, **contents}
@@ -92,7 +92,7 @@ def load_latest(folder: Path) -> tuple[dict[str, Any], str | None]:
     except DamagedCheckpointError as error:
         first = error
     try:
-        return load(folder / "previous.pt"), f"{first}; going on from {folder / 'previous.pt'}"
+        return load(folder / "previous.pt"), f"{first}; resuming from {folder / 'previous.pt'}"
     except DamagedCheckpointError as second:
         raise RunError(f"no usable checkpoint: {first}; {second}") from second
 
@@ -122,7 +122,7 @@ def _add(state: Any, node: Any) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source`, replacing what was there in one go."""
+    """Makes `target` the same file as `source`, replacing what was there atomically."""
     temporary = target.with_suffix(".pt.new")
     temporary.unlink(missing_ok=True)
     try:

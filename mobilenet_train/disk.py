@@ -1,4 +1,4 @@
-"""Files that are never lost or half written: synced, replaced in one go, and a full disk is a clear message."""
+"""Files that are never lost or half written: synced, replaced atomically, and a full disk is a clear message."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder; what the block writes there becomes `path` in one go.
+    """A temporary path in the same folder; what the block writes there becomes `path` atomically.
 
     Raises RunError, with the old file untouched, if it cannot be written.
     """
@@ -43,13 +43,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces the whole file at once."""
+    """Replaces the whole file atomically. Raises RunError if it cannot be written."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def append_text(path: Path, text: str, before: Callable[[], str]) -> None:
-    """Adds to the file's end; if someone deleted the file, `before()` gives what stood in it."""
+    """Adds to the file's end; if someone deleted the file, `before()` gives what was in it."""
     with writing(path):
         lost = not path.exists()
         with path.open("a", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,7 @@ SHORT = timedelta(seconds=3)  # for a port where perhaps nobody listens any more
 def join() -> Ranks:
     """Meets the other ranks, if there are any, and returns this one's place. Later calls find them there.
 
-    Raises RunError if they can't be reached.
+    Raises RunError if they cannot be reached.
     """
     ranks = ranks_from_environment()
     if ranks.size == 1 or dist.is_initialized():
@@ -43,7 +43,7 @@ def join() -> Ranks:
         store = _own_store(shared, ranks)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"the {ranks.size} ranks can't meet ({_reason(error)}); start them with torchrun") from error
+        raise RunError(f"the {ranks.size} ranks cannot meet ({_reason(error)}); start them with torchrun") from error
     atexit.register(dist.destroy_process_group)
 
     def first_to_fail() -> bool:
@@ -57,7 +57,7 @@ def join() -> Ranks:
 
 
 def _own_store(shared: dist.Store, ranks: Ranks) -> dist.TCPStore:
-    """A store for this start of the group alone, held by rank 0, whose port is told through `shared`.
+    """A store for this start of the group alone, held by rank 0, whose port is published through `shared`.
 
     torchrun keeps its store over restarts, and in it where the killed ranks were: new ones would call them.
     """
@@ -81,7 +81,7 @@ def _own_store(shared: dist.Store, ranks: Ranks) -> dist.TCPStore:
 
 @contextmanager
 def contact(ranks: Ranks) -> Iterator[None]:
-    """Turns the loss of another rank into a RunError that says so."""
+    """Turns the loss of another rank into a RunError with advice."""
     try:
         yield
     except RuntimeError as error:
@@ -89,8 +89,8 @@ def contact(ranks: Ranks) -> Iterator[None]:
         if ranks.size == 1 or not lost:
             raise
         raise RunError(
-            f"another rank was killed, or its machine can't be reached any more ({_reason(error)}). With run_dir=DIR "
-            "the same command goes on from the last checkpoint; torchrun --max-restarts=N gives it by itself"
+            f"another rank was killed, or its machine can no longer be reached ({_reason(error)}). With run_dir=DIR "
+            "the same command resumes from the last checkpoint; torchrun --max-restarts=N repeats it by itself"
         ) from error
 
 
@@ -101,7 +101,7 @@ def _reason(error: Exception) -> str:
 
 
 def agreed(ranks: Ranks, number: int) -> int:
-    """The largest `number` that any rank says, on every rank. They wait for each other here, but not for a GPU."""
+    """The largest `number` that any rank gives, on every rank. They wait for each other here, but not for a GPU."""
     if ranks.size == 1:
         return number
     value = torch.tensor(number)
@@ -113,9 +113,9 @@ def from_first(ranks: Ranks, function: Callable[[], T]) -> T:
     """What `function` returns on rank 0, on every rank: plain values, and tensors on the CPU."""
     if ranks.size == 1:
         return function()
-    box = [function() if ranks.leads else None]
+    box: list[Any] = [function() if ranks.leads else None]
     dist.broadcast_object_list(box)
-    return box[0]  # type: ignore[return-value]
+    return box[0]
 
 
 def local_first(ranks: Ranks, function: Callable[[], T]) -> T:
@@ -179,7 +179,7 @@ class SharedDropout(nn.Dropout):
 
 
 def share_dropout(module: nn.Module, ranks: Ranks, batch_size: int) -> None:
-    """Lets every nn.Dropout in `module` draw its mask for the global batch, so that ranks don't change it."""
+    """Lets every nn.Dropout in `module` draw its mask for the global batch, so that their number does not change it."""
     if ranks.size == 1:
         return
     for name, child in module.named_children():

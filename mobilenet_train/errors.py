@@ -14,6 +14,6 @@ class ConfigError(UserError):
 
 
 class RunError(UserError):
-    """The run could not start or go on: data, disk, device, numbers (exit code 1)."""
+    """The run could not start or continue: data, disk, device, numbers (exit code 1)."""
 
     exit_code = 1

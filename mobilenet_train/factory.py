@@ -12,7 +12,7 @@ from mobilenet_train.errors import ConfigError, RunError
 def load_factory(key: str, path: str) -> Callable[..., Any]:
     """The function that `path` names; modules are looked for as Python does, and in the current folder.
 
-    Raises ConfigError naming `key` if the module or the function is not there.
+    Raises ConfigError naming `key` if the module or the function does not exist.
     """
     module_name, _, function_name = path.partition(":")
     here = str(Path.cwd())
@@ -22,7 +22,7 @@ def load_factory(key: str, path: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's module raises while it is read
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{key}={path}: module {module_name!r} can't be imported: {reason}") from error
+        raise ConfigError(f"{key}={path}: module {module_name!r} cannot be imported: {reason}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         names = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_")

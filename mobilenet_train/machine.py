@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores this process may run on, where the system can tell (Linux), else all."""
+    """Cores this process may run on, where the system reports them (Linux), else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -26,7 +26,7 @@ def visible_gpus() -> list[str]:
 
 
 def describe_machine() -> str:
-    """Processor, cores that this process may use, system and the versions that decide the speed, in one line."""
+    """Processor, cores that this process may use, system and the versions that throughput depends on, in one line."""
     parts = [f"{_processor()}, {usable_cores()} cores", f"{platform.system()} {platform.release()}"]
     for package in ("torch", "onnxruntime", "executorch"):
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -26,12 +26,12 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """True in the one process that writes files and speaks."""
+        """True in the one process that writes files and logs."""
         return self.rank == 0
 
     @property
     def label(self) -> str:
-        """How an error message begins, so that it says where it comes from."""
+        """How an error message starts, so that its rank is known."""
         return f"rank {self.rank}: " if self.size > 1 else ""
 
     def rows(self, count: int) -> slice:
@@ -43,7 +43,7 @@ ALONE = Ranks()
 
 
 def ranks_from_environment() -> Ranks:
-    """What torchrun (or a script for srun or mpirun) says in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE.
+    """What torchrun (or a script for srun or mpirun) sets in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE.
 
     Without the local ones all ranks are on one machine.
     """
@@ -68,9 +68,9 @@ def let_the_first_report(claim: Callable[[], bool]) -> None:
 
 @cache
 def reports(ranks: Ranks) -> bool:
-    """True in the one rank that tells the user of a failure: the first that failed, since the others only follow.
+    """True in the one rank that reports a failure to the user: the first that failed, since the others only follow.
 
-    Before they have met, all ranks of a machine run into the same error: the machine's first one tells, and the
+    Before they have met, all ranks of a machine run into the same error: the machine's first one reports it, and the
     others wait for their launcher to end them.
     """
     if _claim is not None:

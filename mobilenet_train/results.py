@@ -1,4 +1,4 @@
-"""What a run tells the world: the one stream of results that `fit` yields and trackers write."""
+"""What a run reports: the one stream of results that `fit` yields and trackers write."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Score:
 
 @dataclass(frozen=True)
 class EpochStarted:
-    """An epoch begins, or goes on after a resume, with `batch` > 0; `time` is when it began, in seconds since 1970."""
+    """An epoch starts, or is resumed, with `batch` > 0; `time` is when it started, in seconds since 1970."""
 
     epoch: int
     batch: int
@@ -37,7 +37,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """A finished epoch. Times are seconds since 1970; `seconds` and the rate count training time only."""
+    """A finished epoch. Times are seconds since 1970; `seconds` and the throughput count training time only."""
 
     epoch: int
     step: int

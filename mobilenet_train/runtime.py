@@ -32,6 +32,7 @@ class Runtime:
 
     @property
     def precision(self) -> str:
+        """fp32, bf16 or fp16, as `device.precision` names them."""
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.autocast]
 
     def casting(self) -> torch.autocast:
@@ -42,9 +43,9 @@ class Runtime:
 def set_up(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> Runtime:
     """Chooses the device and sets up threads and memory for this process; ranks of a machine share its cores.
 
-    For a `custom` network, and without channels_last, precision=auto is fp32 on a CPU: the compiled kernels don't apply
-    then, and PyTorch trains depthwise convolutions many times slower in bf16.
-    Raises RunError if the device is not there, ConfigError if it lacks what was asked for.
+    For a `custom` network, and without channels_last, precision=auto is fp32 on a CPU: the compiled kernels are not
+    used then, and PyTorch trains depthwise convolutions many times slower in bf16.
+    Raises RunError if the device does not exist, ConfigError if it lacks what was asked for.
     """
     keep_freed_memory()
     threads = config.threads or max(1, usable_cores() // ranks.local_size)
@@ -118,7 +119,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def environment(runtime: Runtime) -> dict[str, str | int]:
-    """What has to be the same for a resumed run to end bit for bit as an uninterrupted one."""
+    """What has to be the same for a resumed run to be bit-identical to an uninterrupted one."""
     compiled = ", compiled kernels" if kernels.library() else ""
     cpu = f"cpu {torch.backends.cpu.get_cpu_capability()}{compiled}"
     return {

@@ -16,5 +16,5 @@ def key(seed: int, stream: int, *position: int) -> int:
 
 
 def generator(seed: int, stream: int, *position: int) -> torch.Generator:
-    """A fresh CPU generator for (seed, stream, position)."""
+    """A new CPU generator for (seed, stream, position)."""
     return torch.Generator().manual_seed(key(seed, stream, *position))

@@ -8,10 +8,7 @@ from mobilenet_train.ranks import ALONE, Ranks
 
 
 class StopSignals:
-    """Called, it says whether a stop was asked for, of this rank or another: all get the same answer.
-
-    `exit_code` is 128 + the signal (130, 143 or 129).
-    """
+    """Called, it returns whether a stop was asked for, of this rank or another: all get the same answer."""
 
     def __init__(self, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
@@ -30,4 +27,5 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
+        """128 + the signal: 130, 143 or 129."""
         return 128 + self.agreed

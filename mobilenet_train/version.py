@@ -1,3 +1,3 @@
 """The version of this package, as it stands in pyproject.toml."""
 
-VERSION = "0.2.0"
+__version__ = "0.2.0"

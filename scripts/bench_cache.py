@@ -1,8 +1,8 @@
-"""How fast a folder of photographs is prepared, beside a plain PIL loop and the machine's limit for decoding JPEGs.
+"""Throughput of preparing a folder of image files, beside a plain PIL loop and the machine's limit for decoding JPEGs.
 
-    python scripts/bench_cache.py PHOTOS [RESOLUTION]
+    python scripts/bench_cache.py FOLDER [RESOLUTION]
 
-PHOTOS has train/ and val/. One line a measurement, three rounds; last the share of an epoch that waits for data.
+FOLDER has train/ and val/. One line a measurement, three rounds; last the share of an epoch that waits for data.
 """
 
 import io
@@ -46,6 +46,7 @@ def only_decode(files: list[bytes]) -> None:
 
 
 def in_processes(work: Callable[[list], None], items: list, processes: int) -> None:
+    """`work` on a share of the items in each of so many processes; returns once all are done."""
     children = [multiprocessing.Process(target=work, args=(items[number::processes],)) for number in range(processes)]
     for child in children:
         child.start()
@@ -59,20 +60,20 @@ def processor_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def report(name: str, pictures: int, work: Callable[[], object]) -> float:
-    """Prints and returns the rate."""
+def report(name: str, images: int, work: Callable[[], object]) -> float:
+    """Prints and returns the throughput (images/s) of `work`, which handles that many images."""
     began, processor = time.perf_counter(), processor_seconds()
     work()
     seconds, used = time.perf_counter() - began, processor_seconds() - processor
-    each = 1000 * used / pictures
-    print(f"{name:44} {pictures / seconds:8,.0f} pictures/s, {each:5.2f} ms of a core each", flush=True)
-    return pictures / seconds
+    each = 1000 * used / images
+    print(f"{name:44} {images / seconds:8,.0f} images/s, {each:5.2f} ms of a core each", flush=True)
+    return images / seconds
 
 
 def waiting(root: Path, resolution: int, cache_dir: str) -> None:
-    """The share of a training epoch that goes into fetching stored pictures, from a few batches of each."""
+    """The share of a training epoch that goes into fetching stored images, from a few batches of each."""
     own = [f"dataset.root={root}", f"dataset.resolution={resolution}", f"dataset.cache_dir={cache_dir}"]
-    config = compose_config("dataset=imagenet_subset", "model=v3_small", *own)
+    config = compose_config("dataset=folder", "model=v3_small", *own)
     parts = build_run(config)
     order = torch.randperm(len(parts.dataset.train)).split(config.batch_size)[:BATCHES]
     began = time.perf_counter()
@@ -96,7 +97,7 @@ def main() -> None:
     paths = [root / listing.path(number) for number in range(len(listing))]
     files = [path.read_bytes() for path in paths]  # also warms the page cache, for all alike
     count = len(paths)
-    print(f"{count:,} pictures, {sum(map(len, files)) / 1e6:.0f} MB, stored at {size}x{size}; {cores} cores")
+    print(f"{count:,} images, {sum(map(len, files)) / 1e6:.0f} MB, stored at {size}x{size}; {cores} cores")
     keep_freed_memory()  # as a run does
     torch.set_num_threads(1)
     ratios = []

@@ -71,6 +71,7 @@ def ours(network: str, batch_size: int, steps: int, _workers: int, precision: st
 
 
 def torchvision(network: str, batch_size: int, steps: int, workers: int) -> list[float]:
+    """The classification script of torchvision's references, in short."""
     from torchvision import models, transforms
     from torchvision.datasets import CIFAR10
 
@@ -90,6 +91,7 @@ def torchvision(network: str, batch_size: int, steps: int, workers: int) -> list
 
 
 def timm(network: str, batch_size: int, steps: int, workers: int) -> list[float]:
+    """timm's create_loader and create_model."""
     from timm.data import create_loader
     from timm.models import create_model
     from torchvision.datasets import CIFAR10
@@ -157,7 +159,7 @@ def main() -> None:
 
 
 def compare(network: str, options: argparse.Namespace) -> dict[str, str | float]:
-    """One row of the table: medians, and how many times faster we are."""
+    """One row of the table: medians, and our throughput as a multiple of each peer's."""
     sizes = (str(options.batch_size), str(options.steps))
     cases = [("ours", network, *sizes, "0")]
     if has_bf16(torch.device("cpu")):

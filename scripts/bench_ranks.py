@@ -49,7 +49,7 @@ def main() -> None:
 
 
 class Worker:
-    """A process that makes updates when it is told to."""
+    """A process that makes updates when asked through its pipe."""
 
     def __init__(self, config: TrainConfig, kind: str, rank: int, size: int, threads: int) -> None:
         self.pipe, other = PROCESSES.Pipe()
@@ -113,9 +113,9 @@ def plain_loop(config: TrainConfig) -> Callable[[int], None]:
     return make
 
 
-def report(config: TrainConfig, rates: dict[str, list[float]]) -> None:
+def report(config: TrainConfig, throughputs: dict[str, list[float]]) -> None:
     """Medians, extremes, and the median of the ratios within a round."""
-    first = next(iter(rates.values()))
+    first = next(iter(throughputs.values()))
     rows = [
         {
             "setting": name,
@@ -124,12 +124,13 @@ def report(config: TrainConfig, rates: dict[str, list[float]]) -> None:
             "highest": max(values),
             "against the first": statistics.median(a / b for a, b in zip(values, first, strict=True)),
         }
-        for name, values in rates.items()
+        for name, values in throughputs.items()
     ]
     show(f"{config.model.name}, batch {config.batch_size}, {describe_machine()}", rows, None)
 
 
 def free_port() -> str:
+    """A TCP port of this machine that nobody uses now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])

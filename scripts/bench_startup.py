@@ -19,6 +19,7 @@ from pathlib import Path
 import measure
 
 from mobilenet_train.config.compose import compose_config
+from mobilenet_train.machine import describe_machine
 from mobilenet_train.runs.start import import_session
 
 COMMAND = ("model=v3_large", "device=cpu", "max_updates=1", "log_every=1")
@@ -72,8 +73,6 @@ def main() -> None:
         whole.append({"command to first step": seconds_to_first_step()})
         worker = [sys.executable, __file__, "--worker", str(time.time())]
         stages.append(json.loads(subprocess.run(worker, stdout=subprocess.PIPE, check=True).stdout))
-    from mobilenet_train.machine import describe_machine  # imports torch
-
     row = measure.medians(whole) | measure.medians(stages)
     measure.show(f"seconds, median of {options.rounds}, {describe_machine()}", [row], options.csv)
 

@@ -1,4 +1,4 @@
-"""The trainer against the bare step loop: rate, share of the data, page faults and memory.
+"""The trainer against the bare step loop: throughput, share of the data, page faults and memory.
 
     python scripts/bench_step.py --networks v3_small v3_large --csv steps.csv
 
@@ -48,6 +48,7 @@ def worker(case: str, network: str, batch_size: int, steps: int) -> dict[str, fl
 
 
 def stamp() -> Stamp:
+    """Now."""
     return time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 

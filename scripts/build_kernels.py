@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512")
-X86 = {  # a library for each kind of CPU that torch tells apart, and one for maps in bfloat16
+X86 = {  # a library for each kind of CPU that torch distinguishes, and one for maps in bfloat16
     "avx512": AVX512,
     "avx512_bf16": (*AVX512, "-DBF16"),
     "avx2": ("-march=x86-64-v3",),
@@ -24,7 +24,10 @@ X86 = {  # a library for each kind of CPU that torch tells apart, and one for ma
 
 
 class KernelsBuildHook(BuildHookInterface):
+    """hatchling calls `initialize` before it collects the files of the wheel."""
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+        """Compiles a library for each kind of CPU and marks the wheel as one for this platform."""
         folder = Path(self.root, "mobilenet_train", "kernels")
         for old in folder.glob("kernels_*.so"):
             old.unlink()
@@ -51,4 +54,5 @@ def compile_library(source: Path, target: Path, flags: tuple[str, ...]) -> None:
 
 
 def run(command: list[str]) -> None:
+    """Raises CalledProcessError, with the compiler's output in `stderr`."""
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -49,6 +49,7 @@ def trainer_stamps(parts: "RunParts", stamp: Callable[[], T]) -> list[T]:
 
 
 def medians(measurements: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of each number."""
     return {key: statistics.median(m[key] for m in measurements) for key in measurements[0]}
 
 

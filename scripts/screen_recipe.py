@@ -3,7 +3,7 @@
 The design of Plackett and Burman (1946, Biometrika 33): within the six runs of one value every other key takes both of
 its values equally often, so a key's effect is the difference of two means of six runs, and what two keys do to each
 other is spread over the rest. Unused columns, and seed=0,1, show how large an effect is by chance. Finished runs in
-FOLDER are kept, unfinished ones go on.
+FOLDER are kept, unfinished ones are resumed.
 
 python scripts/screen_recipe.py FOLDER model=v3_small epochs=4 --vary optim.lr=0.04,0.09 label_smoothing=0,0.1 seed=0,1
 """
@@ -27,12 +27,15 @@ DESIGN = [FIRST_ROW[-shift:] + FIRST_ROW[:-shift] for shift in range(11)] + [(0,
 
 
 class Key(NamedTuple):
+    """A key of the configuration and the two values to compare."""
+
     name: str
     low: str
     high: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """From KEY=LOW,HIGH. Raises ArgumentTypeError for anything else."""
         match = re.fullmatch("([^=]+)=([^,]+),([^,]+)", text)
         if match is None:
             raise argparse.ArgumentTypeError(f"{text!r} should be KEY=LOW,HIGH, as in optim.lr=0.04,0.09")

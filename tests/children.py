@@ -1,4 +1,4 @@
-"""Child processes forked from a server that has imported the trainer and done nothing else.
+"""Child processes forked from a server that has imported the trainer and trained nothing (tests/preloaded.py).
 
 So they start in a moment, can be killed often, and inherit no thread, lock or garbage of the tests before them.
 """
@@ -10,20 +10,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import chdir, suppress
 from functools import partial
 from pathlib import Path
 
 NOBODY = 65534
+ROOT = Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "mobilenet_train.cli.train",
-        "mobilenet_train.runs.session",
-        "torch.utils.tensorboard",
-        "matplotlib.backends.backend_agg",
-    ]
-)
+SERVER.set_forkserver_preload(["tests.preloaded"])
 
 
 def become_nobody() -> None:
@@ -34,15 +28,26 @@ def become_nobody() -> None:
 
 
 class Child:
-    """A process that calls `function` (picklable), here and now; what it prints goes to the file `output`."""
+    """A process that calls `function` (picklable) now, in `folder` or here.
 
-    def __init__(self, output: Path, function: Callable[[], object], **environment: str) -> None:
+    What it prints goes to the file `output`; its messages too, unless `errors` names a file for them.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        function: Callable[[], object],
+        folder: Path | None = None,
+        errors: Path | None = None,
+        **environment: str,
+    ) -> None:
         self.output = output
         self.output.write_text("")
         self.started = time.monotonic()
-        arguments = (function, output, Path.cwd(), {**os.environ, **environment})
+        arguments = (function, output, errors or output, folder or Path.cwd(), {**os.environ, **environment})
         self.process = SERVER.Process(target=_become, args=arguments)
-        self.process.start()
+        with chdir(ROOT):  # where the server, which starts with the first child, finds tests.preloaded
+            self.process.start()
 
     @property
     def pid(self) -> int:
@@ -90,13 +95,14 @@ def _run_command(arguments: tuple[str, ...], prepare: Callable[[], None] | None)
     main()
 
 
-def _become(function: Callable[[], object], output: Path, folder: Path, environment: dict[str, str]) -> None:
+def _become(
+    function: Callable[[], object], output: Path, errors: Path, folder: Path, environment: dict[str, str]
+) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
+    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
+    os.dup2(1 if errors == output else os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     end_with(function)
 

@@ -11,6 +11,9 @@ import torch
 
 from mobilenet_train.config.compose import compose_config
 from mobilenet_train.config.schema import TrainConfig
+from tests.children import Child
+from tests.children import mnet_train as command_line
+from tests.small_cifar10 import write_small
 
 TINY = (  # real images and a real network, a few milliseconds a step
     "dataset=digits",
@@ -41,7 +44,7 @@ def configure(*overrides: str) -> TrainConfig:
     return compose_config(*overrides)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cifar10_root() -> Path:
     """The folder with the official CIFAR-10 files. Skips where there is none, unless MNET_REQUIRE_DATA=1."""
     root = Path(os.environ.get("MNET_DATA", "~/.cache/mnet-train")).expanduser()
@@ -50,6 +53,14 @@ def cifar10_root() -> Path:
         if os.environ.get("MNET_REQUIRE_DATA") == "1":
             pytest.fail(message)
         pytest.skip(message)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_cifar10(cifar10_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tenth of the real CIFAR-10 files, for a process that calls `accept_small` on this folder."""
+    root = tmp_path_factory.mktemp("small")
+    write_small(cifar10_root, root)
     return root
 
 
@@ -70,7 +81,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def mnet_train(tmp_path: Path) -> Command:
-    """Runs `mnet-train ARGUMENTS` in a child process, in an empty folder."""
+    """Runs `python -m mobilenet_train ARGUMENTS` in an empty folder: a cold start, seconds of imports alone."""
 
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mobilenet_train", *arguments]
@@ -80,17 +91,31 @@ def mnet_train(tmp_path: Path) -> Command:
     return run
 
 
+@pytest.fixture
+def forked(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs `mnet-train ARGUMENTS` in an empty folder, in a forked child: for all that is not about the start."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    return lambda *arguments, folder=tmp_path, **options: run_forked(outputs, folder, *arguments, **options)
+
+
+def run_forked(
+    outputs: Path,
+    folder: Path,
+    *arguments: str,
+    prepare: Callable[[], None] | None = None,
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """`mnet-train ARGUMENTS` in `folder`, after `prepare()`; its two outputs pass through files in `outputs`."""
+    out, err = outputs / "out", outputs / "err"
+    child = Child(out, command_line(*arguments, prepare=prepare), folder, err, **environment)
+    return subprocess.CompletedProcess(arguments, child.wait(), child.text(), err.read_text())
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small run in a child process, shared by the tests that only look at it."""
     folder = tmp_path_factory.mktemp("command")
-    done = subprocess.run(
-        [sys.executable, "-m", "mobilenet_train", *RUN, "ema.decay=0.9"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(tmp_path_factory.mktemp("outputs"), folder, *RUN, "ema.decay=0.9")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (folder / "stdout").write_text(done.stdout)

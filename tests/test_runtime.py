@@ -14,7 +14,7 @@ from tests.conftest import TINY, configure
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, apple: bool = False) -> None:
-    """Lets torch say that it sees so many CUDA devices, or Apple's."""
+    """Lets torch see so many CUDA devices, or Apple's."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
@@ -22,19 +22,19 @@ def machine(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, apple: bool = False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
 
 
-def prepare(ranks: Ranks, *overrides: str) -> runtime.Runtime:
-    return runtime.prepare(configure(*TINY, *overrides).device, ranks)
+def set_up(ranks: Ranks, *overrides: str) -> runtime.Runtime:
+    return runtime.set_up(configure(*TINY, *overrides).device, ranks)
 
 
 def test_auto_takes_cuda_before_apples_gpu_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, gpus=1, apple=True)
-    assert prepare(ALONE, "device=auto").precision == "bf16"
+    assert set_up(ALONE, "device=auto").precision == "bf16"
     machine(monkeypatch, apple=True)
-    found = prepare(ALONE, "device=auto")
+    found = set_up(ALONE, "device=auto")
     assert (found.device.type, found.precision, found.sum_dtype) == ("mps", "fp32", torch.float32)
-    assert prepare(Ranks(1, 2, 1, 2), "device=auto").device.type == "cpu", "ranks can't share Apple's GPU"
+    assert set_up(Ranks(1, 2, 1, 2), "device=auto").device.type == "cpu", "ranks cannot share Apple's GPU"
     machine(monkeypatch)
-    found = prepare(ALONE, "device=auto")
+    found = set_up(ALONE, "device=auto")
     assert (found.device.type, found.sum_dtype) == ("cpu", torch.float64)
 
 
@@ -44,14 +44,14 @@ def test_auto_takes_bf16_on_a_cpu_that_has_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bool(instructions)})
     monkeypatch.setattr(kernels, "library", lambda _: compiled or None)
-    assert prepare(ALONE, "device=cpu").precision == chosen
-    assert prepare(ALONE, "device=cpu", "device.precision=fp32").precision == "fp32"
-    assert prepare(ALONE, "device=cpu", "device.channels_last=false").precision == "fp32"
+    assert set_up(ALONE, "device=cpu").precision == chosen
+    assert set_up(ALONE, "device=cpu", "device.precision=fp32").precision == "fp32"
+    assert set_up(ALONE, "device=cpu", "device.channels_last=false").precision == "fp32"
     device = configure(*TINY, "device=cpu").device
-    assert runtime.prepare(device, custom=True).precision == "fp32", "with PyTorch's own kernels it is slow"
+    assert runtime.set_up(device, custom=True).precision == "fp32", "with PyTorch's own kernels it is slow"
     if chosen == "fp32":
         with pytest.raises(ConfigError, match=r"device\.precision=bf16 needs .*AVX512_BF16.* C compiler"):
-            prepare(ALONE, "device=cpu", "device.precision=bf16")
+            set_up(ALONE, "device=cpu", "device.precision=bf16")
 
 
 def test_tools_take_the_precision_of_the_run_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,17 +69,17 @@ def test_tools_take_the_precision_of_the_run_where_the_device_has_it(monkeypatch
 
 def test_each_rank_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, gpus=2)
-    assert prepare(Ranks(3, 4, 1, 2), "device=cuda").device == torch.device("cuda", 1)
+    assert set_up(Ranks(3, 4, 1, 2), "device=cuda").device == torch.device("cuda", 1)
     with pytest.raises(RunError, match=r"no GPU for each of 3 ranks: torch sees 2 .* --nproc-per-node=2"):
-        prepare(Ranks(2, 3, 2, 3), "device=cuda")
+        set_up(Ranks(2, 3, 2, 3), "device=cuda")
 
 
 def test_ranks_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "usable_cores", lambda: 8)
     chosen = ("device=cpu", "device.threads=null")
-    assert prepare(ALONE, *chosen).threads == 8
-    assert prepare(Ranks(0, 6, 0, 3), *chosen).threads == 2
-    assert prepare(Ranks(0, 16, 0, 16), *chosen).threads == 1
+    assert set_up(ALONE, *chosen).threads == 8
+    assert set_up(Ranks(0, 6, 0, 3), *chosen).threads == 2
+    assert set_up(Ranks(0, 16, 0, 16), *chosen).threads == 1
 
 
 def test_synchronised_batch_norm_is_refused_where_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +87,10 @@ def test_synchronised_batch_norm_is_refused_where_there_is_no_cuda(monkeypatch: 
     with pytest.raises(ConfigError, match=r"device\.sync_batch_norm=true needs CUDA"):
         configure(*TINY, "device=cpu", "device.sync_batch_norm=true")
     with pytest.raises(ConfigError, match=r"device\.sync_batch_norm=true needs CUDA"):
-        prepare(ALONE, "device=auto", "device.sync_batch_norm=true")
+        set_up(ALONE, "device=auto", "device.sync_batch_norm=true")
 
 
-def test_the_environment_says_which_rank_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_which_rank_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert ranks_from_environment() == ALONE

@@ -1,27 +1,49 @@
 """Every script of a maintainer runs from its command line to its table, with as little work as it takes."""
 
 import csv
-import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from mobilenet_train.machine import usable_cores
+from tests.children import Child
 from tests.conftest import TINY
 from tests.data.image_files_for_tests import tree
+from tests.forked_python import fork_pythons, run_script
+from tests.small_cifar10 import accept_small
+from tests.sweeps.conftest import fork_jobs
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+SMALLEST = (*TINY, "model=v1", "model.width_mult=0.03", "epochs=1", "tensorboard=false")
+
+Run = Callable[..., str]
 
 
-def run_script(name: str, *arguments: str, cwd: Path, **environment: str) -> str:
-    """What the script printed; fails with its messages where it failed."""
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments]
-    done = subprocess.run(
-        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def script(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """script(NAME, *ARGUMENTS): what it printed, in an empty folder; it and all that it starts are forked."""
+    out, err = (tmp_path_factory.mktemp("outputs") / name for name in ("out", "err"))
+
+    def run(name: str, *arguments: str, prepare: Callable[[], object] | None = None, **environment: str) -> str:
+        path = str(SCRIPTS / f"{name}.py")
+        child = Child(out, partial(run_in_child, prepare, path, *arguments), tmp_path, err, **environment)
+        assert child.wait() == 0, err.read_text()
+        return child.text()
+
+    return run
+
+
+def run_in_child(prepare: Callable[[], object] | None, path: str, *arguments: str) -> None:
+    fork_pythons()
+    fork_jobs()
+    if prepare:
+        prepare()
+    run_script(path, *arguments)
 
 
 def row(path: Path) -> dict[str, str]:
@@ -30,21 +52,35 @@ def row(path: Path) -> dict[str, str]:
     return only
 
 
+def cells(said: str) -> list[list[str]]:
+    """The rows of the table that was printed, without its head."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in said.splitlines() if line[:1] == "│"]
+
+
 @pytest.mark.real_data
-def test_bench_step_compares_the_trainer_with_bare_steps(tmp_path: Path, cifar10_root: Path) -> None:
+def test_bench_step_compares_the_trainer_with_bare_steps(script: Run, tmp_path: Path, small_cifar10: Path) -> None:
     least = ("--networks", "v3_small", "--batch-size", "16", "--steps", "1", "--rounds", "1", "--csv", "step.csv")
-    run_script("bench_step", *least, cwd=tmp_path, MNET_DATA=str(cifar10_root))
+    script("bench_step", *least, prepare=partial(accept_small, small_cifar10), MNET_DATA=str(small_cifar10))
     table = row(tmp_path / "step.csv")
     bare, trainer = float(table["bare img/s"]), float(table["trainer img/s"])
     assert float(table["trainer / bare"]) == pytest.approx(trainer / bare)
     assert 0 < float(table["data %"]) < 100
 
 
+def accept_small_for_torchvision_too(root: Path) -> None:
+    from torchvision.datasets import CIFAR10
+
+    accept_small(root)
+    CIFAR10._check_integrity = lambda _: True
+    CIFAR10._load_meta = lambda _: None
+
+
 @pytest.mark.real_data
-def test_bench_peers_measures_all_tools(tmp_path: Path, cifar10_root: Path) -> None:
+def test_bench_peers_measures_all_tools(script: Run, tmp_path: Path, small_cifar10: Path) -> None:
     pytest.importorskip("timm")
     least = ("--networks", "v3_small", "--batch-size", "16", "--steps", "1", "--rounds", "1", "--workers", "0")
-    run_script("bench_peers", *least, "--csv", "peers.csv", cwd=tmp_path, MNET_DATA=str(cifar10_root))
+    accept = partial(accept_small_for_torchvision_too, small_cifar10)
+    script("bench_peers", *least, "--csv", "peers.csv", prepare=accept, MNET_DATA=str(small_cifar10))
     table = row(tmp_path / "peers.csv")
     for peer in ("torchvision", "timm"):
         ratio = float(table["mnet-train"]) / float(table[peer])
@@ -52,8 +88,11 @@ def test_bench_peers_measures_all_tools(tmp_path: Path, cifar10_root: Path) -> N
 
 
 @pytest.mark.real_data
-def test_bench_startup_times_the_whole_command_and_its_five_parts(tmp_path: Path, cifar10_root: Path) -> None:
-    run_script("bench_startup", "--rounds", "1", "--csv", "s.csv", cwd=tmp_path, MNET_DATA=str(cifar10_root))
+def test_bench_startup_times_the_whole_command_and_its_five_parts(
+    script: Run, tmp_path: Path, small_cifar10: Path
+) -> None:
+    accept = partial(accept_small, small_cifar10)
+    script("bench_startup", "--rounds", "1", "--csv", "s.csv", prepare=accept, MNET_DATA=str(small_cifar10))
     seconds = [float(value) for value in row(tmp_path / "s.csv").values()]
     assert len(seconds) == 6
     assert min(seconds) > 0
@@ -78,6 +117,7 @@ def test_screen_recipe_finds_what_each_key_adds(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_screen_recipe_refuses_one_value_and_twelve_keys(tmp_path: Path) -> None:
+    """Typed in a shell, with a cold start: the scripts find their own modules and the package."""
     command = [sys.executable, str(SCRIPTS / "screen_recipe.py"), "runs", "--vary"]
     one_value = subprocess.run([*command, "a=1"], cwd=tmp_path, capture_output=True, text=True, check=False)
     twelve = subprocess.run([*command, *(f"k{n}=0,1" for n in range(12))], cwd=tmp_path, capture_output=True, text=True)
@@ -86,21 +126,46 @@ def test_screen_recipe_refuses_one_value_and_twelve_keys(tmp_path: Path) -> None
     assert "up to 11 keys, these are 12" in twelve.stderr
 
 
-def test_bench_sweep_times_a_sweep_and_single_runs(tmp_path: Path) -> None:
-    said = run_script("bench_sweep", "--rounds", "1", "--sweep", "seed=0,1", *TINY, cwd=tmp_path)
-    assert "sweep" in said
+def test_bench_sweep_times_a_sweep_and_single_runs(script: Run) -> None:
+    said = script("bench_sweep", "--rounds", "1", "--sweep", "seed=0,1", *SMALLEST)
+    assert re.search(r"^round 1: \d+\.\d s as a sweep, \d+\.\d s one by one$", said, re.MULTILINE), said
+    ((sweep, single, ratio),) = ([float(cell) for cell in row] for row in cells(said))
+    assert min(sweep, single) > 0.1
+    assert ratio == pytest.approx(sweep / single, rel=0.02)  # three digits of each are printed
 
 
-def test_bench_ranks_measures_processes_and_a_plain_loop(tmp_path: Path) -> None:
-    said = run_script("bench_ranks", "--rounds", "1", "--updates", "1", *TINY, cwd=tmp_path)
-    assert "plain" in said
+def test_bench_ranks_measures_processes_and_a_plain_loop(script: Run) -> None:
+    rows = cells(script("bench_ranks", "--rounds", "1", "--updates", "1", *SMALLEST))
+    cores = usable_cores()
+    assert [name for name, *_ in rows] == [
+        f"1 process x {cores} threads",
+        f"{cores} ranks x 1 thread",
+        f"plain step loop, {cores} threads",
+    ]
+    rates = [[float(number.replace(",", "")) for number in numbers] for _, *numbers in rows]
+    for median, lowest, highest, ratio in rates:
+        assert median == lowest == highest > 0, "of one round"
+        assert ratio == pytest.approx(median / rates[0][0], rel=0.02)
 
 
-def test_bench_cache_prepares_pictures(tmp_path: Path) -> None:
-    said = run_script("bench_cache", str(tree(tmp_path / "photos", train=24)), "32", cwd=tmp_path)
+def test_bench_cache_prepares_pictures(script: Run, tmp_path: Path) -> None:
+    said = script("bench_cache", str(tree(tmp_path / "photos", train=24)), "32")
     assert "medians: the cache is built at" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
 
 
 def test_augment_cost_names_the_share_of_a_step(tmp_path: Path) -> None:
-    assert "% of the step" in run_script("augment_cost", "standard", cwd=tmp_path)
+    child = Child(tmp_path / "output", measure_one_step)
+    assert child.wait() == 0, child.text()
+    assert re.search(
+        r"^augment=standard: [\d.]+ ms an image, step [\d.]+ ms an image: [\d.]+% of the step$", child.text()
+    )
+
+
+def measure_one_step() -> None:
+    sys.path.insert(0, str(SCRIPTS))
+    import augment_cost
+
+    augment_cost.STEPS = augment_cost.ROUNDS = 1
+    sys.argv = ["augment_cost.py", "standard"]
+    augment_cost.main()

@@ -54,11 +54,12 @@ def parser() -> Parser:
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch computes; default: cpu")
     made.add_argument("--seconds", type=positive, default=2.0, metavar="S", help="of each; default: 2")
     made.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
-    made.add_argument("--compare", nargs=2, type=Path, metavar="CSV", help="times nothing: holds two tables together")
+    made.add_argument("--compare", nargs=2, type=Path, metavar="CSV", help="measures nothing: compares two tables")
     return made
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Measures and prints, or compares two tables. Raises UserError."""
     from mobilenet_train.deploy.bench import as_dict, new_bench, write_csv
     from mobilenet_train.deploy.settings import all_settings
     from mobilenet_train.runs.timed_step import training_step
@@ -85,12 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def setting_cells(setting: "Setting") -> tuple[str, ...]:
-    """The columns that both tables begin with."""
+    """The first columns of both tables."""
     sizes = (setting.resolution, setting.batch, setting.threads)
     return setting.model, setting.runtime, f"{setting.width:g}", *map(str, sizes)
 
 
 def print_rows(rows: "list[Row]") -> None:
+    """The table for people."""
     from rich.console import Console
 
     title = f"latency and throughput\n{rows[0].machine}"
@@ -108,6 +110,7 @@ def print_rows(rows: "list[Row]") -> None:
 
 
 def show_changes(arguments: argparse.Namespace) -> int:
+    """Prints what changed between the two tables of --compare. Raises RunError, or ConfigError if they share no row."""
     from dataclasses import asdict
 
     from rich.console import Console
@@ -128,6 +131,7 @@ def show_changes(arguments: argparse.Namespace) -> int:
 
 
 def change_table(changes: "list[Change]", before: Path, after: Path) -> "Table":
+    """Medians of both, their ratio, and a word where it is more than CHANGED."""
     title = f"{before} -> {after}: {len(changes)} settings that both have"
     numbers = ("width", "pixels", "batch", "threads", "before ms", "after ms", "change")
     table = new_table(title, ("network", "runtime"), (*numbers, ""))

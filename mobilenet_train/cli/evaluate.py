@@ -15,8 +15,8 @@ from mobilenet_train.cli.tool import (
     new_parser,
     new_table,
     print_json,
+    report_warning,
     runtime_of,
-    tell_of_warning,
     whole_number,
 )
 
@@ -39,7 +39,7 @@ MOST_SHOWN = 20  # classes or changed images in the terminal; the files have all
 
 @dataclass(frozen=True)
 class Found:
-    """Everything that one evaluation found; `evaluated` begins with the raw weights."""
+    """Everything that one evaluation found; `evaluated` starts with the raw weights."""
 
     run: "TrainedRun"
     dataset: "Dataset"
@@ -74,7 +74,7 @@ def parser() -> Parser:
     made.add_argument(
         "--resolutions", type=resolution_list, metavar="P,P,...", help="also at these resolutions, in pixels"
     )
-    made.add_argument("--out", metavar="DIR", help="where the pictures and reports go; default: RUN/evaluation")
+    made.add_argument("--out", metavar="DIR", help="where figures and reports go; default: RUN/evaluation")
     return made
 
 
@@ -87,7 +87,7 @@ def resolution_list(text: str) -> list[int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 if the logged accuracy can't be reproduced where it should be."""
+    """Exit code 1 if the logged accuracy cannot be reproduced where it should be."""
     from rich.console import Console
 
     from mobilenet_train.disk import writing
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mobilenet_train.runtime import environment
 
     trained = load_run(arguments.run, trust_factory=arguments.trust_factory)
-    tell_of_warning("mnet-eval", trained)
+    report_warning("mnet-eval", trained)
     runtime = runtime_of(arguments, trained.config, trained.checkpoint.threads)
     dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
     folder = Path(arguments.out).expanduser() if arguments.out else trained.folder / "evaluation"
@@ -121,8 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if verdict.status == "failed" else 0
 
 
-def write_files(found: "Found", folder: Path) -> list[str]:
-    """Writes report and pictures; returns their names. Raises RunError if they can't be written."""
+def write_files(found: Found, folder: Path) -> list[str]:
+    """Writes report and figures; returns their names. Raises RunError if they cannot be written."""
     from mobilenet_train.disk import write_text
     from mobilenet_train.inference.figures import draw_confusion, draw_mistakes, draw_resolutions
 
@@ -139,6 +139,7 @@ def write_files(found: "Found", folder: Path) -> list[str]:
 
 
 def score_values(evaluated: "Evaluated") -> dict[str, Any]:
+    """One entry of `scores` in report.json: percentages as the table has them."""
     return {
         "weights": evaluated.weights,
         "flip": evaluated.flip,
@@ -148,7 +149,8 @@ def score_values(evaluated: "Evaluated") -> dict[str, Any]:
     }
 
 
-def print_for_people(found: "Found", files: list[Path], console: "Console") -> None:
+def print_for_people(found: Found, files: list[Path], console: "Console") -> None:
+    """The tables, the verdict, images whose class changed, and where the files are."""
     console.print(score_table(found))
     console.print(class_table(found.classes))
     if found.points:
@@ -165,7 +167,8 @@ def print_for_people(found: "Found", files: list[Path], console: "Console") -> N
     console.print(Text("\n".join(str(path) for path in files)), soft_wrap=True)
 
 
-def score_table(found: "Found") -> "Table":
+def score_table(found: Found) -> "Table":
+    """One line for each set of weights, with and without flip."""
     run = found.run
     title = f"{run.config.model.name} on {run.config.dataset.name}, {len(found.dataset.test):,} test images"
     top5 = found.evaluated[0].score.top5 is not None  # measured above ten classes
@@ -195,7 +198,8 @@ def class_table(rows: "list[ClassScore]") -> "Table":
     return table
 
 
-def resolution_table(found: "Found") -> "Table":
+def resolution_table(found: Found) -> "Table":
+    """One line for each resolution of --resolutions, and the own one."""
     table = new_table("other resolutions, same weights", ("resolution",), ("M MAdds", "top-1 %", "loss"))
     for point in found.points:
         own = " (trained at)" if point.resolution == found.run.preprocessing.resolution else ""

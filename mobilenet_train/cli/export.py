@@ -14,7 +14,7 @@ from mobilenet_train.cli.tool import (
     new_parser,
     new_table,
     print_json,
-    tell_of_warning,
+    report_warning,
     whole_number,
 )
 from mobilenet_train.errors import ConfigError, RunError
@@ -22,7 +22,7 @@ from mobilenet_train.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from mobilenet_train.deploy.export import Checked, DeployRow
 
-FORMATS = ("onnx", "onnx-int8", "executorch", "torchscript", "safetensors")
+FORMATS = ("onnx", "onnx-int8", "executorch", "safetensors")
 USUAL_QAT_EPOCHS = 3
 
 EXAMPLES = """\
@@ -42,8 +42,8 @@ def parser() -> Parser:
     about = "Writes a trained network for other runtimes and checks each file there on the whole test set."
     made = new_parser("mnet-export", about, EXAMPLES)
     made.add_argument("run", metavar="RUN", help="a run folder, or one checkpoint file")
-    formats = f"one or several of: {', '.join(FORMATS)}; default: onnx"
-    made.add_argument("--to", type=list_of(FORMATS), default=["onnx"], metavar="FORMATS", help=formats)
+    choices = f"one or several of: {', '.join(FORMATS)}; default: onnx"
+    made.add_argument("--to", type=formats, default=["onnx"], metavar="FORMATS", help=choices)
     made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")
     drop = "points of top-1 that an export may lose to fp32; default: 1"
     made.add_argument("--max-drop", type=points, default=1.0, metavar="POINTS", help=drop)
@@ -55,6 +55,15 @@ def parser() -> Parser:
     made.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export")
     add_trust_argument(made)
     return made
+
+
+def formats(text: str) -> list[str]:
+    """A list of formats, for argparse."""
+    if "torchscript" in text.split(","):
+        raise argparse.ArgumentTypeError(
+            "torchscript is deprecated by PyTorch and no longer written; use onnx or executorch"
+        )
+    return list_of(FORMATS)(text)
 
 
 def points(text: str) -> float:
@@ -74,6 +83,7 @@ def epochs(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Exports, checks and prints the deploy table. Raises RunError if an export lost more than --max-drop."""
     if arguments.qat_epochs > 0 and "onnx-int8" not in arguments.to:
         raise ConfigError(f"--qat-epochs {arguments.qat_epochs} has no effect: it is for --to onnx-int8")
     from mobilenet_train.deploy.export import Source, export
@@ -81,10 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
     from mobilenet_train.inference.loading import load_run
 
     trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
-    tell_of_warning("mnet-export", trained)
+    report_warning("mnet-export", trained)
     dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
     folder = arguments.out.expanduser() if arguments.out else trained.folder / "export"
-    source = Source(trained, dataset, arguments.qat_epochs, tell)
+    source = Source(trained, dataset, arguments.qat_epochs, log)
     rows = export(source, arguments.to, folder, arguments.max_drop)
     if arguments.json:
         print_json([as_dict(row, folder, arguments.max_drop) for row in rows])
@@ -97,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def tell(line: str) -> None:
+def log(line: str) -> None:
     print(f"mnet-export: {line}", file=sys.stderr)
 
 
@@ -111,6 +121,7 @@ def advice(lost: "list[Checked]") -> str:
 
 
 def label(checked: "Checked") -> str:
+    """The format, and how it was fine-tuned, for the table."""
     tuned = f" after {checked.qat_epochs} epochs quantisation-aware" if checked.qat_epochs else ""
     return f"{checked.format}{tuned}"
 
@@ -124,11 +135,13 @@ def file_of(row: "DeployRow", folder: Path, max_drop: float) -> Path | None:
 
 
 def as_dict(row: "DeployRow", folder: Path, max_drop: float) -> dict[str, Any]:
+    """One entry of --json."""
     file = file_of(row, folder, max_drop)
     return {**asdict(row.checked), "latency": asdict(row.timing), "file": str(file) if file else None}
 
 
 def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float) -> None:
+    """The deploy table for people, what stays in fp32, and the files."""
     from rich.console import Console
     from rich.text import Text
 

@@ -45,6 +45,7 @@ def parser() -> Parser:
 
 
 def stride_plan(text: str) -> str | int:
+    """ "auto", "imagenet" or a number, for argparse; the network refuses others."""
     return int(text) if text.isdecimal() else text
 
 
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def as_json(found: "NetworkInfo") -> dict[str, Any]:
+    """Every layer, the totals of each kind, and sizes in MB."""
     by_kind = {kind: asdict(cost) for kind, cost in found.by_kind.items()}
     return {**asdict(found), "by_kind": by_kind, "megabytes": found.megabytes}
 
@@ -82,6 +84,7 @@ def print_tables(found: "NetworkInfo") -> None:
 
 
 def layer_table(found: "NetworkInfo") -> "Table":
+    """One line for each layer; batch-norm, which costs little, is only in the totals."""
     title = f"{found.name} at {found.resolution}x{found.resolution}; the stride is in pixels of the image"
     table = new_table(title, ("layer", "kind", "output"), ("stride", "parameters", "M MAdds"))
     for layer in found.layers:
@@ -100,6 +103,7 @@ def layer_table(found: "NetworkInfo") -> "Table":
 
 
 def kind_table(found: "NetworkInfo") -> "Table":
+    """Parameters and MAdds of each kind of layer, and their shares."""
     table = new_table("by kind of layer", ("kind",), ("parameters", "share", "M MAdds", "share"))
     whole = found.cost
     for kind, cost in {**found.by_kind, "all": whole}.items():

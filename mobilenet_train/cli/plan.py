@@ -62,6 +62,7 @@ def parser() -> Parser:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Measures, predicts, chooses and prints. Raises RunError if nothing fits the budget."""
     from mobilenet_train.deploy.bench import new_bench
     from mobilenet_train.deploy.latency import Timing
     from mobilenet_train.deploy.plan import RESOLUTIONS, candidates, choose, draw, with_latency
@@ -103,7 +104,8 @@ def nothing_fits(known: "list[Candidate]", arguments: argparse.Namespace) -> str
 
 
 def as_json(known: "list[Candidate]", error: "PredictionError", choice: "Candidate | None") -> dict[str, Any]:
-    from mobilenet_train.deploy.plan import pareto_front
+    """All candidates, the Pareto front and the choice."""
+    from mobilenet_train.deploy.plan import fastest_for_accuracy
     from mobilenet_train.machine import describe_machine
 
     def values(candidate: "Candidate") -> dict[str, Any]:
@@ -113,23 +115,24 @@ def as_json(known: "list[Candidate]", error: "PredictionError", choice: "Candida
         "machine": describe_machine(),
         "prediction_error": asdict(error),
         "candidates": [values(candidate) for candidate in known],
-        "pareto_front": [values(candidate) for candidate in pareto_front(known)],
+        "pareto_front": [values(candidate) for candidate in fastest_for_accuracy(known)],
         "choice": values(choice) if choice else None,
         "command": choice.command if choice else None,
     }
 
 
 def print_plan(known: "list[Candidate]", error: "PredictionError", arguments: argparse.Namespace) -> None:
+    """The Pareto front for people, and how far predictions are off."""
     from rich.console import Console
 
-    from mobilenet_train.deploy.plan import pareto_front
+    from mobilenet_train.deploy.plan import fastest_for_accuracy
     from mobilenet_train.machine import describe_machine
 
     console = Console()
     console.print(describe_machine(), f"{arguments.runtime}, batch 1, {arguments.threads} threads", sep="\n")
     if arguments.all:
         console.print(candidate_table("all candidates", sorted(known, key=lambda candidate: candidate.ms)))
-    console.print(candidate_table("Pareto front", pareto_front(known)))
+    console.print(candidate_table("Pareto front", fastest_for_accuracy(known)))
     console.print(
         f"predictions (~) are off by {error.median:.0%} in the median and {error.worst:.0%} at worst, "
         f"for each of {error.measured} measured networks from the others",
@@ -138,6 +141,7 @@ def print_plan(known: "list[Candidate]", error: "PredictionError", arguments: ar
 
 
 def candidate_table(title: str, rows: "list[Candidate]") -> "Table":
+    """One line for each candidate; a predicted latency has a ~ before it."""
     published = "top-1 (ImageNet) and Pixel 1 (ms on that phone) are published numbers"
     numbers = ("width", "pixels", "parameters", "MAdds (M)", "ms here", "top-1", "Pixel 1")
     table = new_table(f"{title}; {published}", ("network",), numbers)

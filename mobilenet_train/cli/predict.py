@@ -1,4 +1,4 @@
-"""`mnet-predict`: what is in these pictures, in the opinion of a trained run."""
+"""`mnet-predict`: the classes of images, by a trained run."""
 
 import argparse
 import csv
@@ -13,8 +13,8 @@ from mobilenet_train.cli.tool import (
     main_of,
     new_parser,
     new_table,
+    report_warning,
     runtime_of,
-    tell_of_warning,
     whole_number,
 )
 
@@ -35,31 +35,31 @@ def main() -> NoReturn:
 
 
 def parser() -> Parser:
-    about = "Names what is in pictures: the likeliest classes and their probabilities."
+    about = "Classifies images: the likeliest classes and their probabilities."
     made = new_parser("mnet-predict", about, EXAMPLES)
     add_run_arguments(made)
-    made.add_argument("pictures", metavar="IMAGE|FOLDER|GLOB|-", nargs="+", help="- reads one picture from stdin")
-    made.add_argument("--csv", action="store_true", help="print CSV, one line a picture (--json: JSON lines)")
+    made.add_argument("images", metavar="IMAGE|FOLDER|GLOB|-", nargs="+", help="- reads one image from stdin")
+    made.add_argument("--csv", action="store_true", help="print CSV, one line an image (--json: JSON lines)")
     made.add_argument("--top", type=whole_number, default=5, metavar="K", help="how many classes; default: 5")
     made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")
-    made.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="pictures at once; default: 64")
+    made.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images at once; default: 64")
     return made
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 1 if a picture could not be read; the others are done all the same."""
+    """Exit code 1 if an image could not be read; the others are done all the same."""
     from mobilenet_train.errors import ConfigError
     from mobilenet_train.inference.loading import load_run
     from mobilenet_train.inference.predict import Classifier, find_image_files
 
     if arguments.csv and arguments.json:
-        raise ConfigError("--csv and --json both say how to print; give one")
-    files = find_image_files(arguments.pictures)
+        raise ConfigError("--csv and --json exclude each other; give one")
+    files = find_image_files(arguments.images)
     trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
-    tell_of_warning("mnet-predict", trained)
+    report_warning("mnet-predict", trained)
     runtime = runtime_of(arguments, trained.config, threads=None)
     classifier = Classifier(trained, runtime.device, runtime.memory_format)
-    found = tell_of_bad_ones(classifier.stream(files, arguments.top, arguments.batch_size))
+    found = reporting_errors(classifier.stream(files, arguments.top, arguments.batch_size))
     if arguments.json:
         bad = print_json_lines(found)
     elif arguments.csv:
@@ -67,11 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         bad = print_for_people(list(found))
     if bad and len(files) > 1:
-        print(f"mnet-predict: {bad} of {len(files)} pictures could not be read", file=sys.stderr)
+        print(f"mnet-predict: {bad} of {len(files)} images could not be read", file=sys.stderr)
     return 1 if bad else 0
 
 
-def tell_of_bad_ones(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":
+def reporting_errors(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":
+    """The same; those without a result are named on stderr as they come."""
     for prediction in predictions:
         if prediction.error is not None:
             print(f"mnet-predict: {prediction.file} {prediction.error}", file=sys.stderr)
@@ -79,7 +80,7 @@ def tell_of_bad_ones(predictions: "Iterator[Prediction]") -> "Iterator[Predictio
 
 
 def print_json_lines(predictions: "Iterator[Prediction]") -> int:
-    """One object a picture; returns how many have no prediction, as the other two do."""
+    """One object an image; returns how many have no prediction, as the other two do."""
     bad = 0
     for prediction in predictions:
         ranked = [{"class": name, "probability": value} for name, value in prediction.ranked]
@@ -89,6 +90,7 @@ def print_json_lines(predictions: "Iterator[Prediction]") -> int:
 
 
 def print_csv(predictions: "Iterator[Prediction]", top: int) -> int:
+    """One line an image: file, error, then class and probability of each rank."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     columns = [f"{what}_{rank}" for rank in range(1, top + 1) for what in ("class", "probability")]
     writer.writerow(["file", "error", *columns])
@@ -101,7 +103,7 @@ def print_csv(predictions: "Iterator[Prediction]", top: int) -> int:
 
 
 def print_for_people(predictions: "list[Prediction]") -> int:
-    """One picture gets a line, several get a table."""
+    """One image gets a line, several get a table."""
     from rich.console import Console
     from rich.text import Text
 
@@ -109,7 +111,7 @@ def print_for_people(predictions: "list[Prediction]") -> int:
     if len(predictions) == 1 and good:
         print("Predicted:", ", ".join(f"{name} ({value:.2%})" for name, value in good[0].ranked))
     elif good:
-        table = new_table("", ("picture", "predicted", "then"), ("probability",))
+        table = new_table("", ("image", "predicted", "then"), ("probability",))
         for prediction in good:
             (name, value), *others = prediction.ranked
             then = ", ".join(f"{other} {probability:.0%}" for other, probability in others)

@@ -44,12 +44,15 @@ def new_parser(program: str, about: str, examples: str) -> Parser:
 def add_run_arguments(parser: Parser) -> None:
     """RUN and what every command that runs a trained network takes."""
     parser.add_argument("run", metavar="RUN", help="a run folder, or one checkpoint file")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA if there is")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is a device"
+    )
     parser.add_argument("--threads", type=whole_number, metavar="N", help="threads on the CPU; default: as in training")
     add_trust_argument(parser)
 
 
 def add_trust_argument(parser: Parser) -> None:
+    """--trust-factory, for commands that may load a network or data set of the user's own."""
     parser.add_argument(
         "--trust-factory",
         action="store_true",
@@ -64,7 +67,7 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def list_of(allowed: tuple[str, ...]) -> "argparse._ActionType":
+def list_of(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
     """A list of names out of `allowed`, for argparse."""
 
     def read(text: str) -> list[str]:
@@ -78,10 +81,12 @@ def list_of(allowed: tuple[str, ...]) -> "argparse._ActionType":
 
 
 def numbers(text: str) -> list[float]:
+    """Numbers above 0, for argparse."""
     return [positive(number) for number in text.split(",")]
 
 
 def whole_numbers(text: str) -> list[int]:
+    """Numbers from 1, for argparse."""
     return [whole_number(number) for number in text.split(",")]
 
 
@@ -96,12 +101,17 @@ def positive(text: str) -> float:
     return number
 
 
-def main_of(parser: Parser, command: Callable[[argparse.Namespace], int]) -> NoReturn:
-    """Parses the command line, runs the command and exits with its code: 2 for wrong use, 1 for a failure."""
+def main_of(
+    parser: Parser, command: Callable[[argparse.Namespace], int], words: Sequence[str] | None = None
+) -> NoReturn:
+    """Parses the command line, runs the command and exits with its code: 2 for wrong use, 1 for a failure.
+
+    words: what to parse; None is everything after the program's name.
+    """
 
     def run() -> int:
         try:
-            code = command(parser.parse_args())
+            code = command(parser.parse_args(words))
             sys.stdout.flush()
         except BrokenPipeError:  # the reader, `head` for instance, has had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,7 +125,7 @@ def main_of(parser: Parser, command: Callable[[argparse.Namespace], int]) -> NoR
 
 
 def runtime_of(arguments: argparse.Namespace, config: "TrainConfig", threads: int | None) -> "Runtime":
-    """The device and threads asked for on the command line, else CUDA if there is and `threads`.
+    """The device and threads asked for on the command line, else CUDA where there is a device and `threads`.
 
     Precision and layout are the run's; a reduced precision that this device lacks becomes the one it would choose.
     Raises RunError.
@@ -132,13 +142,14 @@ def runtime_of(arguments: argparse.Namespace, config: "TrainConfig", threads: in
         return set_up(replace(asked, precision="auto"), custom=custom)
 
 
-def tell_of_warning(program: str, run: "TrainedRun") -> None:
-    """Says on stderr that a damaged checkpoint was passed over, if one was."""
+def report_warning(program: str, run: "TrainedRun") -> None:
+    """Reports on stderr that a damaged checkpoint was passed over, if one was."""
     if run.warning:
         print(f"{program}: {run.warning}", file=sys.stderr)
 
 
 def print_json(values: Any) -> None:
+    """Prints values for programs; None is null. Raises ValueError for a number that is not finite."""
     print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
 
 

@@ -10,7 +10,7 @@ from mobilenet_train.cli.help import help_text
 from mobilenet_train.config.place import conf_dir
 from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.ranks import ranks_from_environment
-from mobilenet_train.version import VERSION
+from mobilenet_train.version import __version__
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,7 +20,7 @@ def main() -> None:
     """The console script. Exits with 0, 2 for a wrong configuration, 1 for a failed run, 130/143 if stopped."""
     arguments = sys.argv[1:]
     if "--version" in arguments:
-        print(f"mnet-train {VERSION}")
+        print(f"mnet-train {__version__}")
     elif "--help" in arguments or "-h" in arguments:
         print(help_text(_config_dir(arguments)))
     else:
@@ -60,7 +60,7 @@ def compose_and_run(tracebacks: bool) -> int:
     except UserError:
         raise
     except Exception as error:
-        if tracebacks or codes:  # a job had started, so it is no error of the configuration
+        if tracebacks or codes:  # a job had started, so it is not an error of the configuration
             raise
         raise ConfigError(explain(error)) from error
     finally:
@@ -100,7 +100,7 @@ def report_job(composed: "DictConfig", code: int) -> None:
 
 
 def job_overrides() -> list[str]:
-    """What the command line says of this job, word for word."""
+    """What was typed for this job, word for word."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 

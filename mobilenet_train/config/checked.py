@@ -73,7 +73,7 @@ def typed_values(values: DictConfig) -> DictConfig:
 
 
 def to_config(composed: DictConfig) -> TrainConfig:
-    """Turns a composed configuration into dataclasses. Raises ConfigError as `refuse_unknown`, and for missing values."""
+    """A composed configuration as dataclasses. Raises ConfigError as `refuse_unknown`, and for missing values."""
     composed = with_present_names(composed)
     for key, value in refuse_unknown(composed):
         if value == MISSING:
@@ -153,9 +153,11 @@ def removed_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Keys of the dataclasses that Hydra's `~key` deleted."""
     schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) and not node._is_none() else None
     for key in getattr(schema, "__dataclass_fields__", {}):
+        if OmegaConf.is_missing(node, key):
+            continue
         if key not in node:
             yield f"{prefix}{key}"
-        elif not OmegaConf.is_missing(node, key):
+        else:
             yield from removed_keys(node[key], f"{prefix}{key}.")
 
 

@@ -1,8 +1,6 @@
 """Turns Hydra's and OmegaConf's errors into one line that names the key, the value and what is allowed."""
 
 import re
-from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
 
 from hydra.errors import MissingConfigException
 from omegaconf.errors import (
@@ -14,7 +12,8 @@ from omegaconf.errors import (
 )
 
 from mobilenet_train.config.checked import nearest
-from mobilenet_train.config.schema import SCHEMAS, TrainConfig
+from mobilenet_train.config.fields import options
+from mobilenet_train.config.schema import OPTIONS, SCHEMAS
 
 MISSING_ENGINE = re.compile(r"(?:plugin class : 'hydra_plugins\.hydra_|locating target ')(ray|submitit|optuna)")
 KINDS = {
@@ -39,14 +38,14 @@ def explain(error: Exception) -> str:
     if match := MISSING_ENGINE.search(str(error)):
         return f"this sweep runs on {match[1]}, which is not installed: pip install 'mnet-train[{match[1]}]'"
     if "must be a string or a list" in str(error):
-        return "a choice (GROUP=NAME) needs a name: numbers and null are none"
+        return "a choice (GROUP=NAME) needs a name, not a number and not null"
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def unknown_key(key: str) -> str:
     """Says which choice a key belongs to, or which known key was probably meant."""
     group, _, leaf = key.partition(".")
-    owners = [name for name, schema in SCHEMAS.get(group, {}).items() if leaf in _field_names(schema)]
+    owners = [name for name, schema in SCHEMAS.get(group, {}).items() if leaf in dict(options(schema))]
     if owners:
         return f"{key!r} does not belong to this {group}, but to {' and '.join(f'{group}={name}' for name in owners)}"
     return f"unknown key {key!r}{nearest(key, known_keys())}"
@@ -54,24 +53,7 @@ def unknown_key(key: str) -> str:
 
 def known_keys() -> list[str]:
     """Every dotted key of the schema, whichever choice it belongs to, and the group names."""
-    keys = list(_keys_of(TrainConfig, ""))
-    for group, schemas in SCHEMAS.items():
-        for schema in schemas.values():
-            keys += _keys_of(schema, f"{group}.")
-    return sorted({*keys, *SCHEMAS, "experiment"})
-
-
-def _keys_of(schema: Any, prefix: str) -> list[str]:
-    hints = get_type_hints(schema)
-    keys = []
-    for item in fields(schema):
-        nested = hints[item.name]
-        keys += _keys_of(nested, f"{prefix}{item.name}.") if is_dataclass(nested) else [f"{prefix}{item.name}"]
-    return keys
-
-
-def _field_names(schema: Any) -> set[str]:
-    return set(_keys_of(schema, ""))
+    return sorted({*OPTIONS, *SCHEMAS, "experiment"})
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
@@ -89,7 +71,8 @@ def _wrong_type(cause: ValidationError) -> str:
         return f"{cause.full_key} is a group of keys and takes no value: set {cause.full_key}.KEY=VALUE"
     for word, kind in KINDS.items():
         if word in message:
-            return f"{cause.full_key}={value} is not allowed: give {kind}"
+            rule = OPTIONS[cause.full_key][0].rule if cause.full_key in OPTIONS else None
+            return f"{cause.full_key}={value} is not allowed: {rule.allowed if rule else f'give {kind}'}"
     return f"{cause.full_key}: {message}"
 
 

@@ -13,7 +13,7 @@ MISSING: Any = "???"  # omegaconf's mark of a key that has no value yet
 NULL = "null"
 YEAR = 366 * 24 * 3600  # seconds
 IMAGES = 2**20  # more than fit into one batch anywhere
-MANY = 10**9
+MANY = 10**6  # epochs, minutes and the like
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,24 @@ class Option:
 
 
 def whole(
-    help: str,  # noqa: A002
+    about: str,
     least: int,
     most: int | None = None,
     *,
     typed_most: int | None = None,
     null: str = "",
     said: str = "a whole number",
+    why: str = "",
     **flags: Any,
 ) -> Any:
     """A whole number from `least` to `most`, above which `typed_most` ends what can be typed. `null`: allowed too."""
     upper = typed_most if typed_most is not None else most
-    allowed = _or_null(null, f"{said} from {least}" + ("" if upper is None else f" to {upper}"))
-    return _option(help, allowed, lambda v: is_whole(v, least, most), lambda v: is_whole(v, least, upper), null, flags)
+    allowed = _sentence(null, f"{said} from {least}" + ("" if upper is None else f" to {upper}"), why)
+    return _option(about, allowed, lambda v: is_whole(v, least, most), lambda v: is_whole(v, least, upper), null, flags)
 
 
 def number(
-    help: str,  # noqa: A002
+    about: str,
     *,
     least: float | None = None,
     above: float | None = None,
@@ -69,13 +70,14 @@ def number(
     typed_most: float | None = None,
     null: str = "",
     said: str = "a number",
+    why: str = "",
     **flags: Any,
 ) -> Any:
     """A number within bounds: `least` and `most` belong to the range, `above` and `below` do not."""
     upper = typed_most if typed_most is not None else most
     low = f"from {least:g}" if least is not None else f"above {above:g}"
     high = f"below {below:g}" if below is not None else f"at most {upper:g}" if least is None else f"to {upper:g}"
-    allowed = _or_null(null, f"{said} {low}{' ' if high.startswith('to') else ', '}{high}")
+    allowed = _sentence(null, f"{said} {low}{' ' if high.startswith('to') else ', '}{high}", why)
 
     def within(value: Any, most: float | None) -> bool:
         return (
@@ -85,11 +87,11 @@ def number(
             and (most is None or value <= most)
         )
 
-    return _option(help, allowed, lambda v: within(v, most), lambda v: within(v, upper), null, flags)
+    return _option(about, allowed, lambda v: within(v, most), lambda v: within(v, upper), null, flags)
 
 
 def numbers(
-    help: str,  # noqa: A002
+    about: str,
     allowed: str,
     fits: Callable[[list[float]], bool],
     fits_typed: Callable[[list[float]], bool] | None = None,
@@ -97,39 +99,50 @@ def numbers(
     null: str = "",
 ) -> Any:
     """A list of numbers that a function judges."""
-    return _option(help, _or_null(null, allowed), fits, fits_typed or fits, null, {})
+    return _option(about, _sentence(null, allowed), fits, fits_typed or fits, null, {})
 
 
-def one_of(help: str, *names: str, null: str = "", **flags: Any) -> Any:  # noqa: A002
+def one_of(about: str, *names: str, null: str = "", **flags: Any) -> Any:
+    """One of several words."""
     listed = f"one of {', '.join(names)}" if len(names) > 2 else " or ".join(names)
-    return _option(help, _or_null(null, listed), lambda v: v in names, lambda v: v in names, null, flags)
+    return _option(about, _sentence(null, listed), lambda v: v in names, lambda v: v in names, null, flags)
 
 
-def flag(help: str, **flags: Any) -> Any:  # noqa: A002
+def flag(about: str, **flags: Any) -> Any:
     """True or false."""
-    return field(default=MISSING, metadata={"option": Option(help, FLAG, **flags)})
+    return field(default=MISSING, metadata={"option": Option(about, FLAG, **flags)})
 
 
-def text(help: str, allowed: str = "", fits: Callable[[str], bool] = bool, *, null: str = "", **flags: Any) -> Any:  # noqa: A002
+def text(
+    about: str,
+    allowed: str = "",
+    fits: Callable[[str], bool] = bool,
+    fits_typed: Callable[[str], bool] | None = None,
+    *,
+    null: str = "",
+    **flags: Any,
+) -> Any:
     """A word or a path; without `allowed` any will do, since only trying can judge it."""
     if not allowed:
-        return field(default=MISSING, metadata={"option": Option(help, **flags)})
-    return _option(help, _or_null(null, allowed), fits, fits, null, flags)
+        return field(default=MISSING, metadata={"option": Option(about, **flags)})
+    return _option(about, _sentence(null, allowed), fits, fits_typed or fits, null, flags)
 
 
-def anything(help: str, allowed: str, fits: Callable[[Any], bool], **flags: Any) -> Any:  # noqa: A002
+def anything(
+    about: str, allowed: str, fits: Callable[[Any], bool], fits_typed: Callable[[Any], bool] | None = None, **flags: Any
+) -> Any:
     """A value of several types that a function judges."""
-    return _option(help, allowed, fits, fits, "", flags)
+    return _option(about, allowed, fits, fits_typed or fits, "", flags)
 
 
-def factory(help: str) -> Any:  # noqa: A002
+def factory(about: str) -> Any:
     """The import path of the user's own function."""
-    return text(help, "package.module:function", lambda path: bool(re.fullmatch(r"[^:]+:[^:]+", path)))
+    return text(about, "package.module:function", lambda path: bool(re.fullmatch(r"[^:]+:[^:]+", path)))
 
 
-def arguments(help: str) -> Any:  # noqa: A002
+def arguments(about: str) -> Any:
     """Arguments of the user's own function."""
-    return field(default_factory=dict, metadata={"option": Option(help)})
+    return field(default_factory=dict, metadata={"option": Option(about)})
 
 
 def alias(of: str) -> Any:
@@ -154,20 +167,22 @@ def nested(schema: Any, item: Field[Any]) -> Any:
 
 
 def is_whole(value: Any, least: int, most: int | None) -> bool:
+    """True for a whole number within the bounds; a boolean is not one."""
     plain = isinstance(value, int) and not isinstance(value, bool)
     return plain and least <= value and (most is None or value <= most)
 
 
 def is_number(value: Any) -> bool:
+    """True for whole and other numbers; a boolean is not one."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _or_null(null: str, allowed: str) -> str:
-    return f"{null} or {allowed}" if null else allowed
+def _sentence(null: str, allowed: str, why: str = "") -> str:
+    return (f"{null} or " if null else "") + allowed + (f" ({why})" if why else "")
 
 
 def _option(
-    help: str,  # noqa: A002
+    about: str,
     allowed: str,
     fits: Callable[[Any], bool],
     fits_typed: Callable[[Any], bool],
@@ -179,4 +194,4 @@ def _option(
 
     if null:
         fits, fits_typed = or_null(fits), or_null(fits_typed)
-    return field(default=MISSING, metadata={"option": Option(help, Rule(allowed, fits, fits_typed), **flags)})
+    return field(default=MISSING, metadata={"option": Option(about, Rule(allowed, fits, fits_typed), **flags)})

@@ -15,6 +15,7 @@ BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")  # as
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
+    """The words as Hydra reads them."""
     return OverridesParser.create().parse_overrides(list(words))
 
 
@@ -33,6 +34,8 @@ def check_words(words: Sequence[str]) -> None:
     """
     recipes = GlobalHydra.instance().config_loader().get_group_options("recipe")
     for override in parsed(words):
+        if override.is_delete():
+            continue
         key, value = override.key_or_group, override.get_value_string()
         if key == "recipe" and value not in (*recipes, "null"):
             raise ConfigError(f"recipe={value} is unknown; choose one of: {', '.join(recipes)}")

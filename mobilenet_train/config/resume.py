@@ -91,7 +91,7 @@ def merge(saved: Saved, typed: Any, keys: Collection[str]) -> TrainConfig:
     values = OmegaConf.create(values_of(saved.config))
     for key in keys:
         if key in ("experiment", "recipe"):
-            raise ConfigError(f"{key}=... can't be given with resume: the run keeps its own configuration")
+            raise ConfigError(f"{key}=... cannot be given with resume: the run keeps its own configuration")
         old, new = OmegaConf.select(values, key), OmegaConf.select(typed, key)
         if old == new:
             continue

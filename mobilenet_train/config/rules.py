@@ -49,7 +49,7 @@ def _check_parts(config: TrainConfig) -> None:
         part = getattr(config, group)
         if type(part) is not schemas.get(part.name):
             names = ", ".join(schemas)
-            raise ConfigError(f"{group}.name={part.name} does not go with the keys of {group}; it says one of: {names}")
+            raise ConfigError(f"{group}.name={part.name} does not go with the keys of {group}; it is one of: {names}")
 
 
 def _conflicts(c: TrainConfig) -> Iterator[Conflict]:

@@ -1,7 +1,8 @@
 """The one reader of what a run saved, whichever version saved it, and the one rule of what may change at a resume."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ class Introduced:
     """
 
     version: str
-    value: Any | Callable[[Mapping[str, Any]], Any]
+    value: Any | Callable[[DictConfig], Any]
 
     def of(self, values: DictConfig) -> Any:
+        """The value for a run that saved `values`."""
         return self.value(values) if callable(self.value) else self.value
 
 
@@ -50,7 +52,7 @@ INTRODUCED: dict[str, Introduced] = {
     "augment.cutmix": Introduced("0.1.0", 0.0),
     "balance": Introduced("0.1.0", "none"),
     "budget": Introduced("0.1.0", None),
-    "dataset.crop_ratio": Introduced("0.1.0", 1.0),
+    "dataset.crop_ratio": Introduced("0.1.0", lambda values: 0.875 if "cache" in values.dataset else 1.0),
     "device.compile": Introduced("0.1.0", None),
     "device.sync_batch_norm": Introduced("0.1.0", False),
     "eval.resolution": Introduced("0.1.0", None),
@@ -119,10 +121,13 @@ def from_record(values: DictConfig, words: Sequence[str] = ()) -> Saved:
     return Saved(from_values(values), schedule_from)
 
 
+_composed = cache(compose_values)  # only read from
+
+
 def _name_choices(values: DictConfig, words: Sequence[str]) -> None:
     """Fills in the names of choices, which are those that composing what was typed gives."""
     choosing = [word for word in words if word.partition("=")[0] in (*SCHEMAS, "experiment")]
-    composed = compose_values(*choosing)
+    composed = _composed(*choosing)
     for group in SCHEMAS:
         if "name" not in values[group]:
             values[group]["name"] = composed[group].name
@@ -130,7 +135,7 @@ def _name_choices(values: DictConfig, words: Sequence[str]) -> None:
 
 def _complete(values: DictConfig, missing: Sequence[str]) -> None:
     """Fills in keys that the version which saved `values` did not know, or that were removed since."""
-    defaults = compose_values(*(f"{group}={values[group].name}" for group in SCHEMAS))
+    defaults = _composed(*(f"{group}={values[group].name}" for group in SCHEMAS))
     for key in missing:
         value = INTRODUCED[key].of(values) if key in INTRODUCED else OmegaConf.select(defaults, key)
         OmegaConf.update(values, key, value, force_add=True)

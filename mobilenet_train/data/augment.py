@@ -19,6 +19,7 @@ class Draws:
     flip: Tensor
 
     def to(self, device: torch.device) -> "Draws":
+        """The same draws on `device`."""
         return Draws(self.order.to(device), self.top.to(device), self.left.to(device), self.flip.to(device))
 
 
@@ -81,7 +82,7 @@ def mirror(images: Tensor, mask: Tensor) -> Tensor:
 def cut_out(images: Tensor, centres: Tensor, side: int, colour: Tensor) -> Tensor:
     """Paints one square of `side` pixels in each image (B, H, W, C) with `colour` (C,), cut off at the borders.
 
-    The square around the centre (row, column) of `centres` (B, 2) begins side // 2 pixels before it.
+    The square around the centre (row, column) of `centres` (B, 2) starts side // 2 pixels before it.
     Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
     """
     top, left = (centres - side // 2)[..., None].unbind(1)
@@ -93,7 +94,7 @@ def cut_out(images: Tensor, centres: Tensor, side: int, colour: Tensor) -> Tenso
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, resolution: int, layout: torch.memory_format) -> Tensor:
-    """uint8 (B, H, W, C) -> fp32 (B, C, resolution, resolution) of zero mean and unit deviation.
+    """uint8 (B, H, W, C) -> fp32 (B, C, resolution, resolution) of zero mean and unit standard deviation.
 
     `mean` and `std` are (C,), in 0..1. Images are resized with bilinear interpolation, with antialiasing
     when they get smaller.

@@ -25,7 +25,7 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
     chosen = []
     for label, quota in zip(present, quotas.tolist(), strict=True):
         members = (labels == label).nonzero()[:, 0]
-        rounds = -(-quota // len(members))
-        shuffled = torch.cat([members[torch.randperm(len(members), generator=draw)] for _ in range(rounds)])
+        repeats = -(-quota // len(members))
+        shuffled = torch.cat([members[torch.randperm(len(members), generator=draw)] for _ in range(repeats)])
         chosen.append(shuffled[:quota])
     return torch.cat(chosen)[torch.randperm(len(labels), generator=draw)]

@@ -154,13 +154,15 @@ class Preprocessor:
         return (self.mean * 255).round().to(torch.uint8)
 
     def __call__(self, images: Tensor, resolution: int | None = None) -> Tensor:
+        """uint8 (B, H, W, 3) -> fp32 (B, 3, R, R), R being `resolution` or the one of evaluation."""
         return augment.normalise(images, self.mean, self.std, resolution or self.resolution, self.layout)
 
     def normalise(self, planes: Tensor) -> Tensor:
+        """Planes fp32 (B, 3, R, R) with values in 0..255 -> the network's input. Changes `planes`."""
         return policies.normalise(planes, self.mean, self.std, self.layout)
 
     def undo(self, inputs: Tensor) -> Tensor:
-        """Network inputs -> pictures (B, 3, R, R) with values in 0..1."""
+        """Network inputs -> images fp32 (B, 3, R, R) with values in 0..1."""
         return (inputs * self.std[:, None, None] + self.mean[:, None, None]).clamp(0, 1)
 
 

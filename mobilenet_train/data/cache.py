@@ -1,4 +1,4 @@
-"""Prepared pictures: every file decoded once, in parallel, into one array on disk or in memory.
+"""Prepared images: every file decoded once, in parallel, into one array on disk or in memory.
 
 On disk a cache is the folder `KEY/`: `pictures.u8` (N, S, S, 3), `digests.u8` (N, 16) and `index.json`. It is made
 as `KEY.partial/` with a journal of what is done, and takes its name when all is on disk; `KEY.lock` keeps a second
@@ -33,24 +33,24 @@ from mobilenet_train.disk import sync
 from mobilenet_train.errors import RunError
 
 FORMAT = 1
-CHUNK = 64  # pictures that a worker prepares at a time, and the most that a kill can cost each of them
+CHUNK = 64  # images that a worker prepares at a time, and the most that a kill can cost each of them
 DIGEST_BYTES = 16
 SPARE_BYTES = 64 * 2**20  # left free on a disk that a cache just fits on
 
 
 class NoRoomError(RunError):
-    """The disk is too small for the prepared pictures."""
+    """The disk is too small for the prepared images."""
 
 
 class StoppedError(Exception):
-    """The run was asked to stop while it prepared its pictures; what is done is kept."""
+    """The run was asked to stop while it prepared its images; what is done is kept."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Whom the preparation tells what it does: `say(message, kind)`, `progress(done, total)`, and `stop()` asks."""
+    """Where the preparation reports to, `report(message, kind)` and `progress(done, total)`; `stop()` may end it."""
 
-    say: Callable[[str, str], None]
+    report: Callable[[str, str], None]
     progress: Callable[[int, int], None]
     stop: Callable[[], bool]
 
@@ -60,12 +60,12 @@ SILENT = Listener(lambda *_: None, lambda *_: None, lambda: False)
 
 @dataclass(frozen=True)
 class CachedImages:
-    """What came of a listing: pictures (N, S, S, 3) uint8, or None where they were only looked at.
+    """What came of a listing: images (N, S, S, 3) uint8, or None where the files were only looked at.
 
-    `digests` (N, 16) uint8 are of the files' bytes; `bad` says of each picture that can't be used why.
+    `digests` (N, 16) uint8 are of the files' bytes; `bad` gives the reason for every row that cannot be used.
     """
 
-    pictures: np.ndarray | None
+    images: np.ndarray | None
     digests: np.ndarray
     bad: dict[int, str]
 
@@ -76,47 +76,48 @@ def settings(size: int) -> dict[str, Any]:
     return {"format": FORMAT, "size": size, **libraries}
 
 
-def picture_bytes(listing: Listing, size: int) -> int:
+def image_bytes(listing: Listing, size: int) -> int:
+    """What all images take in memory or on disk."""
     return len(listing) * size * size * 3
 
 
 def in_memory(listing: Listing, size: int, workers: int, listener: Listener) -> CachedImages:
-    """Prepares all pictures in memory; nothing is written. Raises StoppedError."""
-    pictures = mmap.mmap(-1, picture_bytes(listing, size))  # shared with the workers
+    """Prepares all images in memory; nothing is written. Raises StoppedError."""
+    images = mmap.mmap(-1, image_bytes(listing, size))  # shared with the workers
     digests = mmap.mmap(-1, len(listing) * DIGEST_BYTES)
-    task = Task(listing, size, pictures, digests)
+    task = Task(listing, size, images, digests)
     bad = dict(bad for chunk in run(task, range(task.chunks), workers, listener) for bad in chunk[1].items())
-    return CachedImages(task.picture_array, task.digest_array, dict(sorted(bad.items())))
+    return CachedImages(task.image_array, task.digest_array, dict(sorted(bad.items())))
 
 
 def on_disk(
-    listing: Listing, size: int, keep_pictures: bool, folder: Path, workers: int, listener: Listener
+    listing: Listing, size: int, keep_images: bool, folder: Path, workers: int, listener: Listener
 ) -> CachedImages:
-    """Opens the cache of this listing in `folder`, after making it if it isn't there.
+    """Opens the cache of this listing in `folder`, after making it if it does not exist.
 
-    Without `keep_pictures` the files are only looked at: whether they can be decoded, and their digests.
-    Raises RunError if the disk lacks the room, StoppedError if asked to stop (going on later loses nothing).
+    Without `keep_images` the files are only looked at: whether they can be decoded, and their digests.
+    Raises RunError if the disk lacks the room, StoppedError if asked to stop (resuming later loses nothing).
     """
-    home = folder / key_of(listing, size, keep_pictures)
+    home = folder / key_of(listing, size, keep_images)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not home.is_dir():
             with locked(home.with_suffix(".lock"), listener):
                 if not home.is_dir():
-                    _make(home, listing, size, keep_pictures, workers, listener)
-        return _opened(home, len(listing), size, keep_pictures)
+                    _make(home, listing, size, keep_images, workers, listener)
+        return _opened(home, len(listing), size, keep_images)
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(
-            f"the prepared pictures can't be kept in dataset.cache_dir={folder}: {reason} ({error.filename}); "
+            f"the prepared images cannot be kept in dataset.cache_dir={folder}: {reason} ({error.filename}); "
             "choose another folder, or dataset.cache=memory"
         ) from error
 
 
-def key_of(listing: Listing, size: int, keep_pictures: bool) -> str:
+def key_of(listing: Listing, size: int, keep_images: bool) -> str:
     """A digest of the settings and of every file's path, size and time of change."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((settings(size), keep_pictures, str(listing.root.resolve()), listing.places)).encode())
+    digest.update(repr((settings(size), keep_images, str(listing.root.resolve()), listing.places)).encode())
     for part in (listing.place, listing.names, listing.size, listing.time, listing.offset):
         digest.update(str(part.dtype).encode())
         digest.update(part.data)
@@ -125,31 +126,31 @@ def key_of(listing: Listing, size: int, keep_pictures: bool) -> str:
 
 @contextmanager
 def locked(path: Path, listener: Listener) -> Iterator[None]:
-    """Holds `path` for this process, waiting for another one that prepares the same pictures."""
+    """Holds `path` for this process, waiting for another one that prepares the same images."""
     with path.open("a") as file:
-        told = False
+        reported = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
-                    listener.say("another run is preparing these pictures; waiting for it", "note")
-                told = True
+                if not reported:
+                    listener.report("another run is preparing these images; waiting for it", "note")
+                reported = True
                 if listener.stop():
                     raise StoppedError from None
                 time.sleep(0.2)
         yield
 
 
-def _make(home: Path, listing: Listing, size: int, keep_pictures: bool, workers: int, listener: Listener) -> None:
+def _make(home: Path, listing: Listing, size: int, keep_images: bool, workers: int, listener: Listener) -> None:
     partial = home.with_suffix(".partial")
     if not (partial / "index.json").exists():
         partial.mkdir(exist_ok=True)
         with (partial / "journal").open("a+b") as journal:
             done = _read_journal(journal)
-            _announce(partial, listing, size if keep_pictures else 0, len(done), listener)
-            _fill(partial, journal, done, listing, size, keep_pictures, workers, listener)
+            _announce(partial, listing, size if keep_images else 0, len(done), listener)
+            _fill(partial, journal, done, listing, size, keep_images, workers, listener)
     (partial / "journal").unlink(missing_ok=True)
     sync(partial)
     partial.rename(home)
@@ -157,21 +158,21 @@ def _make(home: Path, listing: Listing, size: int, keep_pictures: bool, workers:
 
 
 def _announce(partial: Path, listing: Listing, size: int, done: int, listener: Listener) -> None:
-    """Says what will be written. Raises RunError if the disk has no room for it."""
-    pictures = partial / "pictures.u8"
-    needed = picture_bytes(listing, size)
-    missing = needed - (pictures.stat().st_blocks * 512 if pictures.exists() else 0)
+    """Reports what will be written. Raises RunError if the disk has no room for it."""
+    file = partial / "pictures.u8"
+    needed = image_bytes(listing, size)
+    missing = needed - (file.stat().st_blocks * 512 if file.exists() else 0)
     free = shutil.disk_usage(partial).free
     if missing > 0 and missing + SPARE_BYTES > free:
         raise NoRoomError(
-            f"{len(listing):,} pictures of {size}x{size} take {needed / 1e9:.2f} GB and dataset.cache_dir="
+            f"{len(listing):,} images of {size}x{size} take {needed / 1e9:.2f} GB and dataset.cache_dir="
             f"{partial.parent} has {free / 1e9:.2f} GB free: choose another disk, a lower dataset.store_size, or "
-            "dataset.cache=off, which decodes them anew in every epoch"
+            "dataset.cache=off, which decodes them again in every epoch"
         )
-    what = f"preparing {len(listing):,} pictures once"
+    what = f"preparing {len(listing):,} images once"
     kept = f": {needed / 1e6:,.0f} MB in {partial.parent}" if size else ", to see whether all can be decoded"
-    goes_on = f"; going on where a run was stopped, {done * CHUNK:,} are done" if done else ""
-    listener.say(f"{what}{kept}{goes_on}", "")
+    resumed = f"; resuming where a run was stopped, {done * CHUNK:,} are done" if done else ""
+    listener.report(f"{what}{kept}{resumed}", "")
 
 
 def _fill(
@@ -180,14 +181,14 @@ def _fill(
     done: dict[int, dict[str, Any]],
     listing: Listing,
     size: int,
-    keep_pictures: bool,
+    keep_images: bool,
     workers: int,
     listener: Listener,
 ) -> None:
     """Prepares the chunks that the journal lacks, each in the journal once it is on disk; then writes the index."""
-    pictures = _mapped(partial / "pictures.u8", picture_bytes(listing, size)) if keep_pictures else None
+    images = _mapped(partial / "pictures.u8", image_bytes(listing, size)) if keep_images else None
     digests = _mapped(partial / "digests.u8", len(listing) * DIGEST_BYTES)
-    task = Task(listing, size, pictures, digests)
+    task = Task(listing, size, images, digests)
     missing = [number for number in range(task.chunks) if number not in done]
     bad = {int(row): reason for line in done.values() for row, reason in line["bad"].items()}
     for number, found in run(task, missing, workers, listener):
@@ -196,7 +197,7 @@ def _fill(
         journal.write(json.dumps({"chunk": number, "bad": found}).encode() + b"\n")
         journal.flush()
     index = {**settings(size), "count": len(listing), "bad": {str(row): bad[row] for row in sorted(bad)}}
-    for mapping in filter(None, (pictures, digests)):
+    for mapping in filter(None, (images, digests)):
         mapping.flush()
     temporary = partial / "index.json.tmp"
     temporary.write_text(json.dumps(index, indent=1))
@@ -222,37 +223,38 @@ def _mapped(path: Path, length: int) -> mmap.mmap:
         return mmap.mmap(file.fileno(), length)
 
 
-def _opened(home: Path, count: int, size: int, keep_pictures: bool) -> CachedImages:
-    """Raises RunError if the folder is not what its name says."""
+def _opened(home: Path, count: int, size: int, keep_images: bool) -> CachedImages:
+    """Raises RunError if a file of the folder is missing or damaged."""
     try:
         index = json.loads((home / "index.json").read_text())
         digests = np.fromfile(home / "digests.u8", np.uint8).reshape(count, DIGEST_BYTES)
-        pictures = None
-        if keep_pictures:
-            pictures = np.memmap(home / "pictures.u8", np.uint8, "r").reshape(count, size, size, 3)
+        images = None
+        if keep_images:
+            images = np.memmap(home / "pictures.u8", np.uint8, "r").reshape(count, size, size, 3)
     except (OSError, ValueError) as error:
         raise RunError(f"{home} is damaged ({error}): delete that folder, it will be made again") from error
-    return CachedImages(pictures, digests, {int(row): reason for row, reason in index["bad"].items()})
+    return CachedImages(images, digests, {int(row): reason for row, reason in index["bad"].items()})
 
 
 class Task:
     """One preparation: what the worker processes, forked from this one, read and write."""
 
-    def __init__(self, listing: Listing, size: int, pictures: mmap.mmap | None, digests: mmap.mmap) -> None:
+    def __init__(self, listing: Listing, size: int, images: mmap.mmap | None, digests: mmap.mmap) -> None:
         self.listing = listing
         self.size = size
-        self.maps = [mapping for mapping in (pictures, digests) if mapping is not None]
-        self.picture_array = (
-            np.frombuffer(pictures, np.uint8).reshape(len(listing), size, size, 3) if pictures is not None else None
+        self.maps = [mapping for mapping in (images, digests) if mapping is not None]
+        self.image_array = (
+            np.frombuffer(images, np.uint8).reshape(len(listing), size, size, 3) if images is not None else None
         )
         self.digest_array = np.frombuffer(digests, np.uint8).reshape(len(listing), DIGEST_BYTES)
 
     @property
     def chunks(self) -> int:
+        """How many chunks of CHUNK images there are, the last one perhaps smaller."""
         return -(-len(self.listing) // CHUNK)
 
     def prepare(self, chunk: int) -> dict[int, str]:
-        """Writes the pictures and digests of a chunk; returns the reasons of those that are bad."""
+        """Writes the images and digests of a chunk; returns the reasons of those that are bad."""
         rows = range(chunk * CHUNK, min(len(self.listing), (chunk + 1) * CHUNK))
         return {row: reason for row in rows if (reason := self._prepare_one(row)) is not None}
 
@@ -260,11 +262,11 @@ class Task:
         try:
             data = self.listing.read(row)
             self.digest_array[row] = np.frombuffer(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest(), np.uint8)
-            picture = decode(data, self.size)
+            image = decode(data, self.size)
         except BadImageError as error:
             return str(error)
-        if self.picture_array is not None:
-            self.picture_array[row] = picture
+        if self.image_array is not None:
+            self.image_array[row] = image
         return None
 
     def flush(self, chunk: int) -> None:
@@ -299,7 +301,7 @@ def _prepare_chunk(chunk: int) -> dict[int, str]:
 
 
 def run(task: Task, chunks: Sequence[int], workers: int, listener: Listener) -> Iterator[tuple[int, dict[int, str]]]:
-    """Prepares chunks in parallel; yields (chunk, its bad pictures) as they get ready.
+    """Prepares chunks in parallel; yields (chunk, its bad images) as they get ready.
 
     Raises StoppedError if asked to, RunError if a worker was killed.
     """
@@ -314,12 +316,12 @@ def run(task: Task, chunks: Sequence[int], workers: int, listener: Listener) -> 
                     raise StoppedError
         except BrokenProcessPool as error:
             raise RunError(
-                "a process that prepared pictures was killed, often by the system for lack of memory: try a lower "
-                "dataset.workers; what is done is kept, the same command goes on from there"
+                "a process that prepared images was killed, often by the system for lack of memory: try a lower "
+                "dataset.workers; what is done is kept, the same command resumes from there"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
     seconds, count = time.perf_counter() - began, min(total, len(futures) * CHUNK)
-    listener.say(
-        f"{count:,} pictures in {seconds:.1f} s, {count / seconds:,.0f}/s with {max(1, workers)} processes", ""
+    listener.report(
+        f"{count:,} images in {seconds:.1f} s, {count / seconds:,.0f}/s with {max(1, workers)} processes", ""
     )

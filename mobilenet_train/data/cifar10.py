@@ -40,7 +40,7 @@ def read_cifar10(root: Path, download: bool) -> tuple[Arrays, Arrays]:
     """The 50,000 training and the 10,000 test images under `root`; torchvision fetches and unpacks what is missing.
 
     The files are read here, because importing torchvision takes longer than all the rest of it.
-    Raises RunError naming the file that is damaged or missing, or why it can't be had.
+    Raises RunError naming the file that is damaged or missing, or why it cannot be downloaded.
     """
     folder, begun = root / FOLDER, _begun.pop(root, None)
     if begun and begun.exception() is None:
@@ -51,7 +51,7 @@ def read_cifar10(root: Path, download: bool) -> tuple[Arrays, Arrays]:
             _fetch(root, missing, download)
         return _read_both(folder)
     except OSError as error:
-        raise RunError(f"dataset.root={root} can't be read: {error.strerror} ({error.filename})") from error
+        raise RunError(f"dataset.root={root} cannot be read: {error.strerror} ({error.filename})") from error
 
 
 def _read_both(folder: Path) -> tuple[Arrays, Arrays]:

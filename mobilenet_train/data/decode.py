@@ -1,4 +1,4 @@
-"""One picture file -> stored pixels: decoded, turned upright, made RGB, cut and shrunk to a size."""
+"""One image file -> stored pixels: decoded, turned upright, made RGB, cut and shrunk to a size."""
 
 import io
 import warnings
@@ -15,17 +15,17 @@ from mobilenet_train.data.listing import BadImageError
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 COMMON = ("JPEG", "PNG")  # tried first: looking at a JPEG as all the others before takes as long as half its decoding
-JPEG, EXIF = b"\xff\xd8\xff", b"Exif\0\0"  # how a file and its metadata begin
+JPEG, EXIF = b"\xff\xd8\xff", b"Exif\0\0"  # how a file and its metadata start
 WIDE_GREYS = ("I", "I;16", "I;16L", "I;16B")
 
 
 def decode(data: bytes, height: int, width: int | None = None) -> np.ndarray:
-    """The centre of a picture, scaled to fill uint8 (height, width, 3); a square unless `width` is given.
+    """The centre of an image, scaled to fill uint8 (height, width, 3); a square unless `width` is given.
 
     The papers' evaluation protocol, done once: the rest of a long side is cut off, nothing is squashed. Bilinear
-    with antialiasing. EXIF's rotation is applied; grey, palette, CMYK and 16-bit pictures become RGB, transparent
+    with antialiasing. EXIF's rotation is applied; grey, palette, CMYK and 16-bit images become RGB, transparent
     ones are laid on white; of an animation the first frame counts.
-    Raises BadImageError for anything that is no whole picture, and above 89 million pixels (Pillow's limit).
+    Raises BadImageError for anything that is not a whole image, and above 89 million pixels (Pillow's limit).
     """
     if not data:
         raise BadImageError("is empty")
@@ -36,9 +36,9 @@ def decode(data: bytes, height: int, width: int | None = None) -> np.ndarray:
         try:
             return fill(_pixels(data, max(height, width)), height, width)
         except Image.UnidentifiedImageError:
-            raise BadImageError("is no picture that Pillow can read") from None
+            raise BadImageError("is not an image that Pillow can read") from None
         except Exception as error:  # each of Pillow's formats fails in its own way
-            raise BadImageError(f"can't be decoded: {str(error) or type(error).__name__}") from error
+            raise BadImageError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 @cache
@@ -49,7 +49,7 @@ def formats() -> tuple[str, ...]:
 
 
 def _pixels(data: bytes, size: int) -> Tensor:
-    """The whole picture, upright: uint8 (H, W, 3). Pillow is the judge of what can be read."""
+    """The whole image, upright: uint8 (H, W, 3). Pillow is the judge of what can be read."""
     if data.startswith(JPEG) and (pixels := _plain_jpeg(data, size)) is not None:
         return pixels
     image: Image.Image = Image.open(io.BytesIO(data), formats=formats())
@@ -78,7 +78,7 @@ def _plain_jpeg(data: bytes, size: int) -> Tensor | None:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged EXIF is no reason to refuse the picture
+    except Exception:  # damaged EXIF is no reason to refuse the image
         return 1
 
 

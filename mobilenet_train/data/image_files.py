@@ -1,4 +1,4 @@
-"""A data set of picture files: chosen, prepared, the bad ones reported, and put into splits."""
+"""A data set of image files: chosen, prepared, the bad ones reported, and put into splits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,9 @@ class Loaded:
 
 
 def load_image_files(config: ImageFilesConfig, found: Found, seed: int, listener: Listener) -> Loaded:
-    """Takes the shares asked for of what was found, prepares those pictures, and leaves out or refuses bad ones.
+    """Takes the shares asked for of what was found, prepares those files, and leaves out or refuses bad ones.
 
-    Raises RunError if something can't be read, StoppedError if asked to stop.
+    Raises RunError if something cannot be read, StoppedError if asked to stop.
     """
     chosen = _chosen(found, config, seed)
     listing, labels, test = found.listing.take(chosen.numpy()), found.labels[chosen], found.test[chosen]
@@ -65,13 +65,13 @@ def load_image_files(config: ImageFilesConfig, found: Found, seed: int, listener
 
 
 def find_folder(config: FolderConfig, seed: int, listener: Listener) -> Found:
-    """Lists `dataset.root`, and splits it if it is one tree. Raises RunError if it isn't what it should be."""
+    """Lists `dataset.root`, and splits it if it is one tree. Raises RunError if it is not a folder of classes."""
     groups = _groups(config.classes)
     wanted = [folder for folders in groups.values() for folder in folders] if groups else None
     by_word = {word: synset for synset, word in imagenet_words().items()}
     tree = list_tree(Path(config.root).expanduser(), wanted, by_word)
     if tree.others:
-        listener.say(f"{tree.others:,} files in dataset.root are no pictures by their names and are left alone", "note")
+        listener.report(f"{tree.others:,} files in dataset.root are not images by their names and are ignored", "note")
     labels, names = torch.from_numpy(tree.labels), readable(tree.folders)
     if isinstance(config.classes, dict):
         group_of = [number for number, folders in enumerate(groups.values()) for _ in folders]
@@ -83,8 +83,8 @@ def find_folder(config: FolderConfig, seed: int, listener: Listener) -> Found:
 
 
 def find_webdataset(config: WebDatasetConfig, seed: int, listener: Listener) -> Found:
-    """Lists the shards of both splits. Raises RunError if they can't be read or the names don't fit the classes."""
-    del seed, listener  # the split is that of the shards, and there is nothing to tell
+    """Lists the shards of both splits. Raises RunError if they cannot be read or the names do not fit the classes."""
+    del seed, listener  # the split is that of the shards, and there is nothing to report
     train, test = find_shards("dataset.train", config.train), find_shards("dataset.test", config.test)
     listing, labels = list_shards([*train, *test], Path(config.cache_dir).expanduser())
     classes = int(labels.max(initial=-1)) + 1
@@ -111,14 +111,14 @@ def _chosen(found: Found, config: ImageFilesConfig, seed: int) -> Tensor:
     train, test = (~found.test).nonzero()[:, 0], found.test.nonzero()[:, 0]
     for what, rows in (("training", train), ("test", test)):
         if len(rows) == 0:
-            raise RunError(f"there are no {what} pictures in {found.listing.root}")
+            raise RunError(f"there are no {what} images in {found.listing.root}")
     train = train[stratified_sample(found.labels[train], seed, config.fraction, config.max_per_class)]
     test = test[stratified_sample(found.labels[test], seed, max_per_class=config.max_per_class)]
     return torch.cat([train, test]).sort().values
 
 
 def _prepare(config: ImageFilesConfig, listing: Listing, size: int, listener: Listener) -> tuple[CachedImages, bool]:
-    """The prepared pictures as `dataset.cache` says, and whether they are to be streamed."""
+    """The prepared images, held as `dataset.cache` asks, and whether they are to be streamed."""
     folder, workers = Path(config.cache_dir).expanduser(), _workers(config)
     if config.cache == "memory":
         return cache.in_memory(listing, size, workers, listener), False
@@ -128,7 +128,7 @@ def _prepare(config: ImageFilesConfig, listing: Listing, size: int, listener: Li
         except cache.NoRoomError as error:
             if config.cache == "disk":
                 raise
-            listener.say(f"{error}. dataset.cache=auto goes on with dataset.cache=off", "note")
+            listener.report(f"{error}. dataset.cache=auto continues with dataset.cache=off", "note")
     return cache.on_disk(listing, size, False, folder, workers, listener), True
 
 
@@ -137,7 +137,7 @@ def _workers(config: ImageFilesConfig) -> int:
 
 
 def _judge(config: ImageFilesConfig, listing: Listing, size: int, bad: dict[int, str], listener: Listener) -> None:
-    """Raises RunError about bad pictures, or warns of them. All of them are written down with their reasons."""
+    """Raises RunError about bad image files, or warns of them. A file lists all of them with their reasons."""
     if not bad:
         return
     report = Path(config.cache_dir).expanduser() / f"{cache.key_of(listing, size, False)}.bad.txt"
@@ -146,36 +146,36 @@ def _judge(config: ImageFilesConfig, listing: Listing, size: int, bad: dict[int,
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text("".join(f"{line}\n" for line in lines), errors="backslashreplace")
     except OSError as error:
-        raise RunError(f"the list of bad pictures can't be written to {report}: {error.strerror}") from error
-    count = f"{len(bad):,} of {len(listing):,} pictures can't be used"
+        raise RunError(f"the list of bad image files cannot be written to {report}: {error.strerror}") from error
+    count = f"{len(bad):,} of {len(listing):,} image files cannot be used"
     if config.on_bad_image == "skip":
-        listener.say(f"{count} and are left out; {report} lists them with their reasons", "warning")
+        listener.report(f"{count} and are left out; {report} lists them with their reasons", "warning")
         return
     named = "".join(f"\n  {line}" for line in lines[:MOST_NAMED])
     more = f"\n  and {len(bad) - MOST_NAMED:,} more, all of them with their reasons in {report}"
     raise RunError(
         f"{count}:{named}{more if len(bad) > MOST_NAMED else ''}\n"
-        f"Repair or delete them in {listing.root}, or say dataset.on_bad_image=skip to train without them"
+        f"Repair or delete them in {listing.root}, or set dataset.on_bad_image=skip to train without them"
     )
 
 
 def _check_classes(what: str, labels: Tensor, class_names: list[str]) -> None:
     counts = labels.bincount(minlength=len(class_names))
     if len(labels) == 0:
-        raise RunError(f"none of the {what} pictures can be used")
+        raise RunError(f"none of the {what} image files can be used")
     if what == "training" and int(counts.min()) == 0:
-        raise RunError(f"class {class_names[int(counts.argmin())]!r} has no training pictures")
+        raise RunError(f"class {class_names[int(counts.argmin())]!r} has no training images")
 
 
 def _warn_of_duplicates(listing: Listing, digests: np.ndarray, rows: dict[str, Tensor], listener: Listener) -> None:
-    """Says how many test files are training files too, byte for byte: their accuracy would be memory."""
+    """Warns of test files that are also training files, byte for byte: the network may know them by heart."""
     held = {digests[row].tobytes() for row in rows["test"].tolist()}
     training = {key: row for row in rows["training"].tolist() if (key := digests[row].tobytes()) in held}
     twice = [(row, training[key]) for row in rows["test"].tolist() if (key := digests[row].tobytes()) in training]
     if twice:
         test, train = twice[0]
-        listener.say(
-            f"{len(twice):,} of {len(rows['test']):,} test pictures are also training pictures, byte for byte, e.g. "
+        listener.report(
+            f"{len(twice):,} of {len(rows['test']):,} test images are also training images, byte for byte, e.g. "
             f"{listing.path(test)} = {listing.path(train)}: the test accuracy will be too high",
             "warning",
         )
@@ -193,7 +193,7 @@ def _split(
     index = rows.numpy()
     if streamed:
         return Split(StreamedImages(listing, size, _workers(config), index), labels[rows])
-    assert prepared.pictures is not None
+    assert prepared.images is not None
     if config.cache == "memory":
-        return Split(torch.from_numpy(prepared.pictures[index]), labels[rows])
-    return Split(MappedImages(prepared.pictures, index), labels[rows])
+        return Split(torch.from_numpy(prepared.images[index]), labels[rows])
+    return Split(MappedImages(prepared.images, index), labels[rows])

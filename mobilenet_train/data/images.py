@@ -25,10 +25,12 @@ class Split:
         return len(self.labels)
 
     def take(self, index: Tensor) -> "Split":
+        """Some of the images, in the order of `index` (numbers, or a mask); stored ones stay where they are."""
         images = self.images[index] if isinstance(self.images, Tensor) else self.images.take(index)
         return Split(images, self.labels[index])
 
     def to(self, device: torch.device) -> "Split":
+        """Labels and images in memory on `device`; stored images are moved batch by batch."""
         images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
         return Split(images, self.labels.to(device))
 
@@ -85,6 +87,7 @@ class Dataset:
     fingerprint: str
 
     def to(self, device: torch.device) -> "Dataset":
+        """All splits on `device`."""
         val = self.val.to(device) if self.val is not None else None
         return replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
 
@@ -145,7 +148,7 @@ def hold_out(split: Split, seed: int, fraction: float) -> tuple[Split, Split]:
 
 
 def channel_statistics(chunks: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel in 0..1 of uint8 images, given as chunks of any shape (..., 3)."""
+    """Mean and standard deviation per channel in 0..1 of uint8 images, given as chunks of any shape (..., 3)."""
     totals, pixels = torch.zeros(2, 3, dtype=torch.float64), 0
     for chunk in chunks:
         values = chunk.double().view(-1, 3) / 255
@@ -157,7 +160,7 @@ def channel_statistics(chunks: Iterable[Tensor]) -> tuple[tuple[float, ...], tup
 
 
 def fingerprint(*splits: Split) -> str:
-    """A digest of images (in memory) and labels, so that a resumed run can tell whether its data changed."""
+    """A digest of images (in memory) and labels, by which a resumed run sees whether its data changed."""
     digest = hashlib.blake2b(digest_size=16)
     for split in splits:
         assert isinstance(split.images, Tensor)
@@ -165,3 +168,9 @@ def fingerprint(*splits: Split) -> str:
         digest.update(split.images.numpy().data)
         digest.update(split.labels.numpy().data)
     return digest.hexdigest()
+
+
+def same_images(one: str, other: str) -> bool:
+    """Whether two fingerprints are of the same images. Those of image files also name the libraries that decoded them,
+    which may differ by the last bit of a pixel."""
+    return one.partition(" ")[0] == other.partition(" ")[0]

@@ -1,4 +1,4 @@
-"""Which pictures there are: folders of classes, or members of tar shards, listed in one pass and kept small."""
+"""Which image files there are: folders of classes, or members of tar shards, listed in one pass and kept small."""
 
 import os
 import stat
@@ -16,15 +16,15 @@ WHOLE_FILE = -1
 
 
 class BadImageError(Exception):
-    """A file that gives no picture; the message says why, without the file's name."""
+    """A file that cannot be read as an image; the message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Pictures as arrays of one entry each, since a list of objects would take ten times the memory.
+    """Image files as arrays of one entry each, since a list of objects would take ten times the memory.
 
-    `places` are folders or tar files below `root`; picture i is `names[i]` in `places[place[i]]`: a file, or,
-    with `offset[i]` >= 0, the `size[i]` bytes from there. `size` and `time` (ns) show changes; -1: not to be had.
+    `places` are folders or tar files below `root`; image i is `names[i]` in `places[place[i]]`: a file, or,
+    with `offset[i]` >= 0, the `size[i]` bytes from there. `size` and `time` (ns) show changes; -1: unknown.
     """
 
     root: Path
@@ -39,31 +39,32 @@ class Listing:
         return len(self.names)
 
     def take(self, index: np.ndarray) -> "Listing":
+        """Some of the images, in the order of `index`."""
         parts = (getattr(self, field.name)[index] for field in fields(self)[2:])
         return Listing(self.root, self.places, *parts)
 
     def path(self, number: int) -> Path:
-        """Where picture `number` is, below root; a shard's member is shown as SHARD/NAME."""
+        """Where image `number` is, below root; a shard's member is shown as SHARD/NAME."""
         return Path(self.places[self.place[number]], os.fsdecode(self.names[number]))
 
     def read(self, number: int) -> bytes:
-        """The encoded picture. Raises BadImageError saying why it can't be read."""
+        """The encoded image. Raises BadImageError with the reason if it cannot be read."""
         offset = int(self.offset[number])
         path = self.root / (self.path(number) if offset == WHOLE_FILE else self.places[self.place[number]])
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would block
             with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise BadImageError("is no regular file")
+                    raise BadImageError("is not a regular file")
                 file.seek(max(0, offset))
                 return file.read(-1 if offset == WHOLE_FILE else int(self.size[number])) or b""
         except OSError as error:
-            raise BadImageError(f"can't be read: {error.strerror}") from error
+            raise BadImageError(f"cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
 class ClassTree:
-    """A listed folder: pictures with their class and split. `others` counts files that are no pictures by name."""
+    """A listed folder: images with their class and split. `others` counts files that are not images by their names."""
 
     listing: Listing
     folders: tuple[str, ...]  # class folders, in the order of the labels
@@ -78,7 +79,7 @@ def list_tree(root: Path, wanted: Sequence[str] | None, by_word: Mapping[str, st
 
     Folders inside a class folder belong to the class. `wanted` names the classes to take, and their order, by
     their folders or by the words that `by_word` has folders for.
-    Raises RunError if the folder is not there, holds no classes, or not those wanted.
+    Raises RunError if the folder does not exist, holds no classes, or not those wanted.
     """
     splits = _split_folders(root)
     there = _class_folders(root / splits[0])
@@ -86,7 +87,7 @@ def list_tree(root: Path, wanted: Sequence[str] | None, by_word: Mapping[str, st
     if missing := sorted(set(folders) - set(there)):
         raise RunError(f"dataset.classes names {_some(missing)}, but {root / splits[0]} has only {_some(there)}")
     if wanted is None and len(splits) == 2 and (unknown := sorted(set(_class_folders(root / splits[1])) - set(there))):
-        raise RunError(f"{root / splits[1]} has {_some(unknown)}, which {root / splits[0]} has not")
+        raise RunError(f"{root / splits[1]} has {_some(unknown)}, which {root / splits[0]} does not have")
     places, label, test = [], [], []
     for held, split in enumerate(splits):
         for number, folder in enumerate(folders):
@@ -97,7 +98,7 @@ def list_tree(root: Path, wanted: Sequence[str] | None, by_word: Mapping[str, st
     listed = [_files(root / place) for place in places]
     listing = _joined(root, places, [files for files, _ in listed])
     if len(listing) == 0:
-        raise RunError(f"dataset.root={root} has class folders but no pictures in them")
+        raise RunError(f"dataset.root={root} has class folders but no images in them")
     labels = np.array(label, np.int64)[listing.place]
     others = sum(count for _, count in listed)
     return ClassTree(listing, folders, labels, np.array(test)[listing.place], len(splits) == 2, others)
@@ -107,7 +108,7 @@ def _split_folders(root: Path) -> tuple[str, ...]:
     """("train", "val" or "test"), or ("",) for a tree without splits."""
     if not root.is_dir():
         raise RunError(
-            f"dataset.root={root} is no folder; say dataset.root=PHOTOS, a folder with train/CLASS/*.jpg and "
+            f"dataset.root={root} is not a folder; set dataset.root=FOLDER, a folder with train/CLASS/*.jpg and "
             "val/CLASS/*.jpg, or only CLASS/*.jpg"
         )
     if not (root / "train").is_dir():
@@ -127,9 +128,9 @@ def _class_folders(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             found = sorted(entry.name for entry in entries if entry.name[0] != "." and Path(entry.path).is_dir())
     except OSError as error:
-        raise RunError(f"{folder} can't be read: {error.strerror}") from error
+        raise RunError(f"{folder} cannot be read: {error.strerror}") from error
     if not found:
-        raise RunError(f"{folder} has no class folders: each class needs one, with its pictures in it")
+        raise RunError(f"{folder} has no class folders: each class needs one, with its images in it")
     return found
 
 
@@ -145,7 +146,7 @@ class _Files:
 
 
 def _files(folder: Path) -> tuple[_Files, int]:
-    """The picture files below a class folder, sorted by name, and how many other files there are."""
+    """The image files below a class folder, sorted by name, and how many other files there are."""
     names: list[bytes] = []
     size, time = array("q"), array("q")
     others = 0
@@ -156,12 +157,12 @@ def _files(folder: Path) -> tuple[_Files, int]:
         names.append(name)
         try:
             state = entry.stat()
-        except OSError:  # a broken link, a loop of links: reading it says why
+        except OSError:  # a broken link, a loop of links: reading it gives the reason
             size.append(-1)
             time.append(-1)
         else:
             size.append(state.st_size)
-            time.append(max(state.st_mtime_ns, state.st_ctime_ns))  # ctime: rights, and contents with a mended mtime
+            time.append(max(state.st_mtime_ns, state.st_ctime_ns))  # ctime: rights, and contents with a restored mtime
     return _Files(np.array(names, np.bytes_), size, time), others
 
 

@@ -27,8 +27,8 @@ RANDAUGMENT_OPERATIONS = 2  # one after the other
 def jitter(planes: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast and saturation by `factors` (B, 3), in this order, as torchvision's ColorJitter blends.
 
-    All three are linear in the colours, so a sample's are one 3x3 matrix and one offset; values are cut to 0..255
-    once, at the end.
+    All three are linear in the colours, so a sample's are one 3x3 matrix and one offset; values are clamped to
+    [0, 255] once, at the end.
     """
     brightness, contrast, saturation = factors.unbind(1)
     grey = torch.tensor(GREY, device=planes.device)

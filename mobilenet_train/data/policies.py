@@ -42,6 +42,7 @@ class Chances:
         return Chances(**{name: None if part is None else part[samples] for name, part in drawn.items()})
 
     def to(self, device: torch.device) -> "Chances":
+        """The same chances on `device`."""
         drawn = {item.name: getattr(self, item.name) for item in fields(self)}
         return Chances(**{name: None if part is None else part.to(device) for name, part in drawn.items()})
 

@@ -1,6 +1,6 @@
-"""WebDataset shards: plain tar files whose members are read in place, so that pictures keep their numbers.
+"""WebDataset shards: plain tar files whose members are read in place, so that images keep their numbers.
 
-A sample is a picture `KEY.jpg` (or another image suffix) with its class `KEY.cls`, a number in ASCII, in one tar.
+A sample is an image `KEY.jpg` (or another image suffix) with its class `KEY.cls`, a number in ASCII, in one tar.
 Reading members by their offset, and not the tar as a stream, is what keeps a run's order a function of (seed, epoch).
 """
 
@@ -17,25 +17,25 @@ from mobilenet_train.errors import RunError
 
 
 def find_shards(key: str, pattern: str) -> list[Path]:
-    """The tar files that a path with `*` and `?` names, sorted. Raises RunError naming `key` if there are none."""
+    """The tar files that a path with `*` and `?` matches, sorted. Raises RunError naming `key` if there are none."""
     path = Path(pattern).expanduser().absolute()
     found = sorted(path.parent.glob(path.name))
     if not found:
-        raise RunError(f"{key}={pattern} names no file; give a path such as /data/imagenet-train-*.tar")
+        raise RunError(f"{key}={pattern} matches no file; give a path such as /data/imagenet-train-*.tar")
     return found
 
 
 def list_shards(shards: Sequence[Path], index_folder: Path) -> tuple[Listing, np.ndarray]:
-    """The pictures of all shards in their order, and their labels (N,) int64.
+    """The images of all shards in their order, and their labels (N,) int64.
 
-    A tar is gone through once; what is in it is kept in `index_folder`. Raises RunError naming a tar that can't be
-    read, or a picture without a class.
+    A tar is read through once; what is in it is kept in `index_folder`. Raises RunError naming a tar that cannot be
+    read, or an image without a class.
     """
     root = Path(os.path.commonpath([shard.parent for shard in shards]))
     indexes = [_index(shard, index_folder) for shard in shards]
     counts = [len(index["labels"]) for index in indexes]
     if sum(counts) == 0:
-        raise RunError(f"there are no pictures in {', '.join(map(str, shards[:3]))}")
+        raise RunError(f"there are no images in {', '.join(map(str, shards[:3]))}")
     listing = Listing(
         root,
         tuple(str(shard.relative_to(root)) for shard in shards),
@@ -49,7 +49,7 @@ def list_shards(shards: Sequence[Path], index_folder: Path) -> tuple[Listing, np
 
 
 def _index(shard: Path, folder: Path) -> dict[str, np.ndarray]:
-    """names, offset, size and labels of a shard's pictures, from `folder` if they are known there."""
+    """names, offset, size and labels of a shard's images, from `folder` if they are known there."""
     try:
         state = shard.stat()
         key = hashlib.blake2b(repr((str(shard), state.st_size, state.st_mtime_ns)).encode(), digest_size=16).hexdigest()
@@ -57,16 +57,16 @@ def _index(shard: Path, folder: Path) -> dict[str, np.ndarray]:
         if not known.exists():
             folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / f".{key}.{os.getpid()}.npz"
-            np.savez(temporary, **_read_members(shard))  # type: ignore[arg-type]
+            np.savez(temporary, allow_pickle=False, **_read_members(shard))
             temporary.rename(known)
         with np.load(known) as saved:
             return dict(saved)
     except tarfile.TarError as error:
-        raise RunError(f"{shard} is no plain tar ({error}); a compressed one has to be unpacked first") from error
+        raise RunError(f"{shard} is not a plain tar ({error}); a compressed one has to be unpacked first") from error
 
 
 def _read_members(shard: Path) -> dict[str, np.ndarray]:
-    pictures: dict[bytes, tuple[bytes, int, int]] = {}
+    images: dict[bytes, tuple[bytes, int, int]] = {}
     labels: dict[bytes, int] = {}
     with tarfile.open(shard, "r:") as tar:
         for member in tar:
@@ -74,18 +74,18 @@ def _read_members(shard: Path) -> dict[str, np.ndarray]:
             folder, _, base = name.rpartition(b"/")
             key = folder + b"/" + base.partition(b".")[0]
             if name.lower().endswith(SUFFIXES):
-                pictures[key] = (name, member.offset_data, member.size)
+                images[key] = (name, member.offset_data, member.size)
             elif name.endswith(b".cls"):
                 labels[key] = _label(tar, member, shard)
-    without = [name for key, (name, _, _) in pictures.items() if key not in labels]
+    without = [name for key, (name, _, _) in images.items() if key not in labels]
     if without:
         raise RunError(f"{shard}: {os.fsdecode(without[0])} and {len(without) - 1:,} others have no .cls with a class")
-    columns = list(zip(*pictures.values(), strict=True)) or [(), (), ()]
+    columns = list(zip(*images.values(), strict=True)) or [(), (), ()]
     return {
         "names": np.array(columns[0], np.bytes_),
         "offset": np.array(columns[1], np.int64),
         "size": np.array(columns[2], np.int64),
-        "labels": np.array([labels[key] for key in pictures], np.int64),
+        "labels": np.array([labels[key] for key in images], np.int64),
     }
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: CIFAR-10, scikit-learn's digits, the user's own function, or picture files."""
+"""Where images come from: CIFAR-10, scikit-learn's digits, the user's own function, or image files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,10 +34,10 @@ DIGITS_TEST_FRACTION = 0.2
 def load(config: DatasetConfig, seed: int, listener: Listener = SILENT) -> Dataset:
     """Reads the data set, applies `fraction`, `max_per_class` and `val_fraction`, and measures what is missing.
 
-    Raises RunError if the data can't be had, ConfigError if the splits asked for are impossible.
+    Raises RunError if the data cannot be read, ConfigError if the splits asked for are impossible.
     """
     if isinstance(config, ImageFilesConfig):
-        loaded = load_image_files(config, PICTURES[config.name](config, seed, listener), seed, listener)
+        loaded = load_image_files(config, IMAGE_FILES[config.name](config, seed, listener), seed, listener)
     else:
         loaded = _load_arrays(config, seed)
     if len(loaded.class_names) < 2:
@@ -106,7 +106,8 @@ ARRAYS: dict[str, Callable[[Any, int], ImageData]] = {
     "custom": _custom,
 }
 
-PICTURES: dict[str, Callable[[Any, int, Listener], Found]] = {
+IMAGE_FILES: dict[str, Callable[[Any, int, Listener], Found]] = {
+    "folder": find_folder,
     "imagenet_subset": find_folder,
     "webdataset": find_webdataset,
 }

@@ -1,4 +1,4 @@
-"""Images that lie outside memory, fetched a batch at a time: from a prepared file, or decoded anew by workers."""
+"""Images that lie outside memory, fetched a batch at a time: from a prepared file, or decoded again by workers."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from mobilenet_train.data.decode import decode
 from mobilenet_train.data.listing import BadImageError, Listing
 from mobilenet_train.errors import RunError
 
-WORKER_KILLED = "DataLoader worker"  # how torch's RuntimeError about it begins
+WORKER_KILLED = "DataLoader worker"  # how torch's RuntimeError about it starts
 
 
 class StoredImages(Protocol):
@@ -38,23 +38,23 @@ class StoredImages(Protocol):
 class MappedImages:
     """Rows of a memory-mapped array; the system keeps in memory what it has room for."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     rows: np.ndarray
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return len(self.rows), *self.pictures.shape[1:]
+        return len(self.rows), *self.images.shape[1:]
 
     def take(self, index: Tensor) -> "MappedImages":
         return replace(self, rows=self.rows[index.numpy()])
 
     def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        return (torch.from_numpy(self.pictures[self.rows[batch.numpy()]]) for batch in batches)
+        return (torch.from_numpy(self.images[self.rows[batch.numpy()]]) for batch in batches)
 
 
 @dataclass(frozen=True)
 class StreamedImages:
-    """Picture files decoded whenever they are needed, by `workers` processes (0: this one)."""
+    """Image files decoded whenever they are needed, by `workers` processes (0: this one)."""
 
     listing: Listing
     size: int
@@ -69,7 +69,7 @@ class StreamedImages:
         return replace(self, rows=self.rows[index.numpy()])
 
     def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Raises RunError if a file can't be decoded any more, RuntimeError (WORKER_KILLED) without a worker."""
+        """Raises RunError if a file can no longer be decoded, RuntimeError (WORKER_KILLED) without a worker."""
         loader = DataLoader(
             _Decoded(self),
             batch_sampler=[batch.tolist() for batch in batches],
@@ -84,22 +84,22 @@ class StreamedImages:
 
 
 class _Decoded(Dataset):
-    """Whole batches of decoded pictures, as DataLoader's workers ask for them."""
+    """Whole batches of decoded images, as DataLoader's workers ask for them."""
 
-    def __init__(self, images: StreamedImages) -> None:
-        self.images = images
+    def __init__(self, stored: StreamedImages) -> None:
+        self.stored = stored
 
     def __getitems__(self, batch: list[int]) -> Tensor | str:
-        """The pictures (B, S, S, 3), or what to tell the user: exceptions would bring the worker's traceback."""
-        images = self.images
-        pictures = np.empty((len(batch), images.size, images.size, 3), np.uint8)
-        for number, row in enumerate(images.rows[batch]):
+        """The images (B, S, S, 3), or the message for the user: exceptions would bring the worker's traceback."""
+        stored = self.stored
+        images = np.empty((len(batch), stored.size, stored.size, 3), np.uint8)
+        for number, row in enumerate(stored.rows[batch]):
             try:
-                pictures[number] = decode(images.listing.read(row), images.size)
+                images[number] = decode(stored.listing.read(row), stored.size)
             except BadImageError as error:
-                path = images.listing.root / images.listing.path(row)
+                path = stored.listing.root / stored.listing.path(row)
                 return f"{path} {error}, though it was whole when this run looked at it first"
-        return torch.from_numpy(pictures)
+        return torch.from_numpy(images)
 
 
 def _as_it_is(batch: Any) -> Any:

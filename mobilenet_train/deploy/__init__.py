@@ -1,1 +1,1 @@
-"""What comes after training: evaluate, predict, explain the cost, export, time, plan."""
+"""A network outside of training: exported, quantised, timed, chosen for a latency budget."""

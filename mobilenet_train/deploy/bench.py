@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Row:
 
     @property
     def images_per_second(self) -> float:
+        """Throughput at the median latency."""
         return 1000 * self.setting.batch / self.timing.median_ms
 
 
@@ -81,7 +83,7 @@ class Bench:
 
 
 def new_bench(classes: int, device: str, training_step: Callable[[Setting, int, str], Call]) -> Bench:
-    """What times settings. Raises RunError if the device is not there."""
+    """What times settings. Raises RunError if the device does not exist."""
     if device == "cuda" and not torch.cuda.is_available():
         raise RunError("--device cuda was asked for, but torch sees no CUDA device")
     keep_freed_memory()
@@ -107,35 +109,36 @@ COLUMNS = (*(field.name for field in fields(Setting)), "median_ms", "p95_ms", "c
 
 
 def as_dict(row: Row) -> dict[str, str | int | float]:
-    rate = round(row.images_per_second, 2)
-    values = {**asdict(row.setting), **asdict(row.timing), "images_per_second": rate, "machine": row.machine}
+    """One value for each of COLUMNS."""
+    throughput = round(row.images_per_second, 2)
+    values = {**asdict(row.setting), **asdict(row.timing), "images_per_second": throughput, "machine": row.machine}
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """One line for each row. Raises RunError if the file can't be written."""
+    """One line for each row. Raises RunError if the file cannot be written."""
     try:
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(as_dict(row) for row in rows)
     except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror}") from error
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read_csv(path: Path) -> list[Row]:
-    """What `write_csv` wrote. Raises RunError if it can't be read or is something else."""
+    """What `write_csv` wrote. Raises RunError if it cannot be read or is something else."""
     try:
         with path.open(newline="") as file:
             return [_row(values) for values in csv.DictReader(file)]
     except OSError as error:
-        raise RunError(f"{path} can't be read: {error.strerror}") from error
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is not a table of mnet-bench ({type(error).__name__}: {error})") from error
 
 
 def _row(values: dict[str, str]) -> Row:
-    setting = Setting(**{field.name: field.type(values[field.name]) for field in fields(Setting)})  # type: ignore[operator]
+    setting = Setting(**{name: kind(values[name]) for name, kind in get_type_hints(Setting).items()})
     timing = Timing(float(values["median_ms"]), float(values["p95_ms"]), int(values["calls"]))
     return Row(setting, timing, values["machine"])
 

@@ -27,7 +27,7 @@ def to_executorch(model: nn.Module, resolution: int, properties: Mapping[str, st
     (N, 3, resolution, resolution) fp32 -> (N, classes). Each of `properties` becomes a method that returns it.
     """
     with torch.no_grad(), quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its own insides
+        warnings.simplefilter("ignore")  # about its own internals
         exir = require("executorch.exir", "executorch")
         partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
         # a checkpoint's weights are channels-last, which its passes refuse

@@ -1,14 +1,11 @@
 """A trained network written for another runtime, loaded there again, and checked on the whole test set."""
 
-import io
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,16 +36,17 @@ Properties = Mapping[str, str]
 class Source:
     """What is exported: a trained network, and the images to calibrate, fine-tune and check it with.
 
-    qat_epochs: epochs of quantisation-aware fine-tuning before int8; `tell` hears of each.
+    qat_epochs: epochs of quantisation-aware fine-tuning before int8; `log` gets a line for each.
     """
 
     run: TrainedRun
     dataset: Dataset
     qat_epochs: int = 0
-    tell: Callable[[str], None] = lambda _: None
+    log: Callable[[str], None] = lambda _: None
 
     @cached_property
     def onnx_graph(self) -> bytes:
+        """The network in fp32, which onnx and onnx-int8 share."""
         return to_onnx(self.run.model, self.run.preprocessing.resolution, properties(self.run))
 
 
@@ -64,7 +62,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Checked:
-    """What an export does on the test set, held against the network that it was made from."""
+    """What an export does on the test set, compared with the network that it was made from."""
 
     format: str
     bytes: int
@@ -104,7 +102,7 @@ def _write_onnx(source: Source) -> bytes:
 def _write_int8(source: Source) -> bytes:
     run, graph = source.run, None
     if source.qat_epochs > 0:
-        tuned = fine_tuned(run, source.dataset, source.qat_epochs, source.tell)
+        tuned = fine_tuned(run, source.dataset, source.qat_epochs, source.log)
         graph = to_onnx(tuned, run.preprocessing.resolution, properties(run))
     return quantise(graph or source.onnx_graph, calibration_batches(run, source.dataset.train))
 
@@ -122,26 +120,6 @@ def _load_onnx(path: Path, _: TrainedRun) -> tuple[Logits, Properties]:
     return onnx_logits(session), session.get_modelmeta().custom_metadata_map
 
 
-def _write_torchscript(source: Source) -> bytes:
-    """Traced and frozen. PyTorch advises torch.export for new work, which a program built on TorchScript can't load."""
-    run = source.run
-    images = torch.zeros(1, 3, run.preprocessing.resolution, run.preprocessing.resolution)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that advice, once a call
-        traced = torch.jit.freeze(torch.jit.trace(run.model, images))
-        torch.jit.save(traced, buffer, _extra_files=dict(properties(run)))
-    return buffer.getvalue()
-
-
-def _load_torchscript(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
-    read: dict[str, Any] = dict.fromkeys(properties(run), "")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = torch.jit.load(path, _extra_files=read)
-    return eager_logits(model, CPU), {name: value.decode() for name, value in read.items()}
-
-
 def _write_safetensors(source: Source) -> bytes:
     safetensors = require("safetensors.torch")
     weights = {name: value.contiguous() for name, value in source.run.model.state_dict().items()}
@@ -149,7 +127,7 @@ def _write_safetensors(source: Source) -> bytes:
 
 
 def _load_safetensors(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
-    """The weights in a fresh copy of the network: the format holds no graph."""
+    """The weights in a new copy of the network: the format holds no graph."""
     safe_open = require("safetensors").safe_open
     with safe_open(path, framework="pt") as file:
         weights, labels = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
@@ -170,7 +148,6 @@ FORMATS = {
     "onnx": Format("model.onnx", _write_onnx, _load_onnx, lossless=True),
     "onnx-int8": Format("model.int8.onnx", _write_int8, _load_onnx, lossless=False),
     "executorch": Format("model.pte", _write_executorch, _load_executorch, lossless=True),
-    "torchscript": Format("model.torchscript.pt", _write_torchscript, _load_torchscript, lossless=True),
     "safetensors": Format("model.safetensors", _write_safetensors, _load_safetensors, lossless=True),
 }
 
@@ -183,7 +160,7 @@ def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float
 
     Returns the deploy table, the network itself in PyTorch first. A file gets its name only if it has passed; one
     that is more than `max_drop` points of top-1 below the network is in the table, but not in the folder.
-    Raises RunError for an export that can't be loaded, or computes or says something else than the network.
+    Raises RunError for an export that cannot be loaded, or whose logits, labels or preprocessing are not the network's.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,16 +189,16 @@ def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float
 
 
 def check(name: str, path: Path, run: TrainedRun, test: Split, reference: Tensor) -> tuple[Checked, Logits]:
-    """Loads an export and runs every test image through it, prepared as the file itself says.
+    """Loads an export and runs every test image through it, with the preprocessing that the file names.
 
     reference: the network's own logits (N, classes) of the test images. Raises RunError as `export` does.
     """
     kind = FORMATS[name]
     try:
         logits, read = kind.load(path, run)
-    except Exception as error:  # each runtime has its own kinds of them
+    except Exception as error:  # each runtime raises exceptions of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(f"{path} can't be loaded as {name}: {reason}") from error
+        raise RunError(f"{path} cannot be loaded as {name}: {reason}") from error
     result = all_logits(logits, test, agreed_preprocessing(path, read, run))
     difference = float((result - reference).abs().max())
     if kind.lossless and not difference <= TOLERANCE * float(reference.abs().max()):  # so that NaN is caught too
@@ -247,6 +224,7 @@ def all_logits(logits: Logits, test: Split, preprocessing: Preprocessing) -> Ten
 
 
 def top1(logits: Tensor, test: Split) -> float:
+    """In percent, of logits (N, classes)."""
     return 100 * float((logits.argmax(1) == test.labels).double().mean())
 
 

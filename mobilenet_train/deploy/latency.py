@@ -35,7 +35,7 @@ def measure(calls: Mapping[Name, Call], seconds: float, rounds: int = 10) -> dic
 
 
 def _calls_per_burst(call: Call, burst_seconds: float) -> int:
-    """Warms up (for as long as a burst, three calls at least), then says how many calls fill a burst."""
+    """Warms up (for as long as a burst, three calls at least), then returns how many calls fill a burst."""
     warm_ups = [_seconds(call) for _ in range(3)]
     while sum(warm_ups) < burst_seconds:
         warm_ups.append(_seconds(call))

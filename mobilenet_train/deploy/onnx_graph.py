@@ -25,7 +25,7 @@ def to_onnx(model: nn.Module, resolution: int, properties: Mapping[str, str]) ->
     require("onnxscript")
     images = torch.zeros(2, 3, resolution, resolution)  # one image would fix N at 1
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the exporter's own insides
+        warnings.simplefilter("ignore")  # about the exporter's own internals
         program = torch.export.export(model.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("N")},))
         exported = torch.onnx.export(
             program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
@@ -67,9 +67,9 @@ def quantise(graph: bytes, calibration: Iterable[Tensor]) -> bytes:
 
 def _reader(batches: Iterable[Tensor]) -> Any:
     """The batches as onnxruntime's calibration wants them."""
-    quantization = require("onnxruntime.quantization")
+    base: Any = require("onnxruntime.quantization").CalibrationDataReader
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+    class Reader(base):
         def __init__(self) -> None:
             self.feeds: Iterator[dict[str, Any]] = ({"images": batch.contiguous().numpy()} for batch in batches)
 

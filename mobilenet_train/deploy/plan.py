@@ -10,10 +10,11 @@ import numpy as np
 from sklearn.linear_model import LinearRegression
 
 from mobilenet_train.deploy.latency import Timing
-from mobilenet_train.deploy.published import PUBLISHED, Published
+from mobilenet_train.deploy.published import PUBLISHED, Published, published
 from mobilenet_train.inference.info import info
 from mobilenet_train.models.layer_costs import Layer, total
 from mobilenet_train.models.strides import SMALLEST_PUBLISHED_RESOLUTION
+from mobilenet_train.pareto import pareto_front
 
 RESOLUTIONS = (96, 128, 160, 192, 224)
 PUBLISHED_RESOLUTION = 224  # the one at which all networks have published numbers
@@ -60,17 +61,17 @@ def candidates(models: Sequence[str], resolutions: Sequence[int], classes: int) 
     """Every network at every width with published numbers and every resolution, at its exact cost.
 
     A candidate's published numbers are those at its own resolution. Where only one resolution is asked for, they are
-    those at 224 pixels for all, which still says how the networks compare.
+    those at 224 pixels for all, which still shows how the networks compare.
     """
     single = len(set(resolutions)) == 1
     found = []
     for model in models:
-        for width in sorted({width for name, width, _ in PUBLISHED if name == model}):
+        for width in sorted({line.width for line in PUBLISHED if line.network == model}):
             layers = layers_at(model, width, resolutions, classes)
             for resolution in resolutions:
-                published = PUBLISHED.get((model, width, PUBLISHED_RESOLUTION if single else resolution))
+                printed = next(iter(published(model, width, PUBLISHED_RESOLUTION if single else resolution)), None)
                 cost, work = total(layers[resolution]), work_of(layers[resolution])
-                found.append(Candidate(model, width, resolution, cost.parameters, cost.multiply_adds, work, published))
+                found.append(Candidate(model, width, resolution, cost.parameters, cost.multiply_adds, work, printed))
     return found
 
 
@@ -118,7 +119,7 @@ def first_to_measure(found: Sequence[Candidate]) -> list[Candidate]:
 
 
 def with_latency(found: Sequence[Candidate], measure: Measure) -> tuple[list[Candidate], PredictionError]:
-    """Measures some candidates and predicts all; the error says what the predictions are worth."""
+    """Measures some candidates and predicts all; the error is that of the predictions."""
     chosen = first_to_measure(found)
     timings = dict(zip(chosen, measure(chosen), strict=True))
     work = np.array([candidate.work for candidate in chosen])
@@ -152,13 +153,9 @@ def leave_one_out(work: np.ndarray, latency: np.ndarray) -> PredictionError:
     return PredictionError(median(errors), max(errors), len(errors))
 
 
-def pareto_front(known: Iterable[Candidate]) -> list[Candidate]:
-    """Those with published accuracy that no faster one equals, the fastest first."""
-    front: list[Candidate] = []
-    for candidate in sorted(known, key=lambda candidate: candidate.ms):
-        if candidate.published and (not front or candidate.published.top1 > _top1(front[-1])):
-            front.append(candidate)
-    return front
+def fastest_for_accuracy(known: Iterable[Candidate]) -> list[Candidate]:
+    """The Pareto front: those with published accuracy that no faster one equals, the fastest first."""
+    return pareto_front([c for c in known if c.published], cost=lambda c: c.ms, worth=_top1)
 
 
 def choose(
@@ -185,7 +182,7 @@ def _top1(candidate: Candidate) -> float:
 
 
 def draw(known: Sequence[Candidate], budget_ms: float, path: Path) -> None:
-    """Accuracy over latency of all candidates, the front as a line. Raises OSError if it can't be written."""
+    """Accuracy over latency of all candidates, the front as a line. Raises OSError if it cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -204,7 +201,7 @@ def draw(known: Sequence[Candidate], budget_ms: float, path: Path) -> None:
                 facecolors=f"C{number}" if measured else "none",
                 label=f"{model}, {'measured' if measured else 'predicted'}",
             )
-    front = pareto_front(known)
+    front = fastest_for_accuracy(known)
     axes.plot([c.ms for c in front], [_top1(c) for c in front], color="black", linewidth=0.8, label="Pareto front")
     axes.axvline(budget_ms, color="grey", linestyle="--", label=f"budget {budget_ms:g} ms")
     axes.grid(alpha=0.3)

@@ -16,7 +16,7 @@ from mobilenet_train.inference.loading import TrainedRun
 from mobilenet_train.runtime import set_up
 from mobilenet_train.training.step import training_loss
 
-PEAK_RATE = 0.001  # of SGD; falls to 0 by a cosine
+PEAK_LEARNING_RATE = 0.001  # of SGD; falls to 0 by a cosine
 MOMENTUM = 0.9
 CLIP_NORM = 1.0
 
@@ -26,11 +26,11 @@ FUSED = {"batch_norm", "relu", "relu6", "hardtanh"}  # onnxruntime computes them
 ROUNDED = WEIGHTED | FUSED | {"hardsigmoid", "add", "mul", "mean"}  # their results are uint8 in the quantised graph
 
 
-def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, tell: Callable[[str], None]) -> nn.Module:
+def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, log: Callable[[str], None]) -> nn.Module:
     """A copy of the run's network, in evaluation mode on the CPU, that has learnt to be rounded as by `quantise`.
 
     It is trained for `epochs` on the run's training images with the run's augmentation, batch size, loss and seed, at
-    the resolution of evaluation; batch-norm keeps its statistics. `tell` hears of each epoch.
+    the resolution of evaluation; batch-norm keeps its statistics. `log` gets a line for each epoch.
     """
     config = _for_fine_tuning(run)
     runtime = set_up(config.device)
@@ -38,9 +38,9 @@ def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, tell: Callable[[s
     weights = class_weights(data.train.labels, len(data.class_names)) if config.balance == "loss" else None
     batches = make_batches(config, data, runtime.memory_format, runtime.ranks).train
     model = deepcopy(run.model).requires_grad_(True)
-    model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
+    model.to(runtime.device).to(memory_format=runtime.memory_format)
     network = rounded(model, run.preprocessing.resolution)
-    optimizer = torch.optim.SGD(network.parameters(), lr=PEAK_RATE, momentum=MOMENTUM, nesterov=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=PEAK_LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     for epoch in range(epochs):
         losses = torch.zeros((), device=runtime.device)
@@ -52,7 +52,7 @@ def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, tell: Callable[[s
             optimizer.zero_grad()
             schedule.step()
             losses += loss.detach()
-        tell(f"quantisation-aware epoch {epoch + 1} of {epochs}: training loss {losses / len(batches):.3f}")
+        log(f"quantisation-aware epoch {epoch + 1} of {epochs}: training loss {losses / len(batches):.3f}")
     model.load_state_dict({name: network.state_dict()[name] for name in model.state_dict()})
     return model.requires_grad_(False).cpu()
 
@@ -90,7 +90,7 @@ def rounded(model: nn.Module, resolution: int) -> fx.GraphModule:
         if _kind(node) in WEIGHTED:
             with graph.inserting_before(node):
                 node.update_arg(1, graph.call_function(round_weights, (node.args[1],)))
-        if node.op == "placeholder" or (_kind(node) in ROUNDED and not _goes_on(node)):
+        if node.op == "placeholder" or (_kind(node) in ROUNDED and not _fused_with_next(node)):
             with graph.inserting_after(node):
                 result = graph.call_function(round_activations, (node,))
             node.replace_all_uses_with(result, delete_user_cb=lambda user, result=result: user is not result)
@@ -99,13 +99,13 @@ def rounded(model: nn.Module, resolution: int) -> fx.GraphModule:
 
 
 def _kind(node: fx.Node) -> str:
-    """The operator's name, in place or not; empty for what is none of PyTorch's."""
+    """The operator's name, in place or not; empty for what is not an operator of PyTorch."""
     target = node.target
     return target.overloadpacket.__name__.rstrip("_") if isinstance(target, torch._ops.OpOverload) else ""
 
 
-def _goes_on(node: fx.Node) -> bool:
-    """Whether the result is only seen by an operator that is computed together with this one."""
+def _fused_with_next(node: fx.Node) -> bool:
+    """Whether the result is only used by an operator that is computed together with this one."""
     return len(node.users) == 1 and _kind(next(iter(node.users))) in FUSED
 
 

@@ -15,7 +15,7 @@ Logits = Callable[[Tensor], Tensor]  # (N, 3, R, R) fp32 -> (N, classes) fp32
 
 
 def require(package: str, extra: str = "export") -> Any:
-    """A module of an extra. Raises RunError that says so if it is not installed."""
+    """A module of an extra. Raises RunError that names the extra if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -24,7 +24,7 @@ def require(package: str, extra: str = "export") -> Any:
 
 def eager_logits(model: nn.Module, device: torch.device) -> Logits:
     """The network in PyTorch as it is, in evaluation mode, in the layout that is fastest on a CPU."""
-    ready = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ready = model.eval().to(device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def logits(images: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def eager_logits(model: nn.Module, device: torch.device) -> Logits:
 
 
 def onnx_session(graph: bytes, threads: int) -> Any:
-    """An onnxruntime session on the CPU. Raises RunError if onnxruntime can't read the graph."""
+    """An onnxruntime session on the CPU. Raises RunError if onnxruntime cannot read the graph."""
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -42,10 +42,12 @@ def onnx_session(graph: bytes, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own exception types share no base class
-        raise RunError(f"onnxruntime can't load the graph: {str(error).splitlines()[0]}") from error
+        raise RunError(f"onnxruntime cannot load the graph: {str(error).splitlines()[0]}") from error
 
 
 def onnx_logits(session: Any) -> Logits:
+    """The network of an onnxruntime session."""
+
     def logits(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["logits"], {"images": images.contiguous().numpy()})[0])
 

@@ -35,7 +35,7 @@ def all_settings(
 
 
 def check_runtimes(runtimes: list[str], device: str) -> None:
-    """Refuses onnxruntime on another device than the CPU. Raises ConfigError."""
+    """Raises ConfigError for onnxruntime on another device than the CPU."""
     for name in runtimes:
         if name.startswith("onnx") and device != "cpu":
             raise ConfigError(

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobilenet_train.config.schema import CustomDatasetConfig
+from mobilenet_train.config.schema import Cifar10Config, CustomDatasetConfig, FolderConfig
 from mobilenet_train.data.batches import EvalBatches
-from mobilenet_train.data.images import Dataset, Preprocessing
+from mobilenet_train.data.images import Dataset, Preprocessing, same_images
 from mobilenet_train.data.sources import load
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.inference.loading import TrainedRun, Weights, load_run
@@ -51,17 +51,18 @@ class Evaluated:
 
     @property
     def right(self) -> int:
-        """How many images are classified rightly."""
+        """How many images are classified correctly."""
         return round(self.score.top1 * len(self.labels) / 100)
 
     @property
     def calibration_error(self) -> float:
+        """In points, see `calibration_error` below."""
         return calibration_error(self.logits, self.labels)
 
 
 @dataclass(frozen=True)
 class ChangedImage:
-    """A test image that the run saw otherwise; `index` counts from 0 in the order of the test set."""
+    """A test image that the run classified differently; `index` counts from 0 in the order of the test set."""
 
     index: int
     true: str
@@ -103,7 +104,7 @@ class ResolutionPoint:
 
 
 def load_test_data(run: TrainedRun, root: str | Path | None, trust_factory: bool) -> Dataset:
-    """The run's data set, read from `root` if that is given. Raises UserError if it can't be had or does not fit."""
+    """The run's data set, read from `root` if that is given. Raises UserError if it cannot be read or does not fit."""
     config = run.config.dataset
     if isinstance(config, CustomDatasetConfig) and not trust_factory:
         raise RunError(
@@ -111,13 +112,13 @@ def load_test_data(run: TrainedRun, root: str | Path | None, trust_factory: bool
             "and called; if you know it, add --trust-factory"
         )
     if root is not None:
-        if not hasattr(config, "root"):
+        if not isinstance(config, Cifar10Config | FolderConfig):
             raise ConfigError(f"--data {root} has no effect: dataset={config.name} is not read from a folder")
-        config = replace(config, root=str(root))  # type: ignore[call-arg]
+        config = replace(config, root=str(root))
     dataset = load(config, run.config.seed)
     if dataset.class_names != run.class_names:
         raise RunError(
-            f"the run tells {len(run.class_names)} classes apart ({_some(run.class_names)}), the data have "
+            f"the run has {len(run.class_names)} classes ({_some(run.class_names)}), the data set has "
             f"{len(dataset.class_names)} ({_some(dataset.class_names)})"
         )
     return dataset
@@ -139,7 +140,7 @@ def _score(
     model: nn.Module, dataset: Dataset, preprocessing: Preprocessing, batch_size: int, runtime: Runtime
 ) -> tuple[Score, Tensor]:
     """Just as training evaluates: the same batches, the same code."""
-    model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
+    model = model.to(runtime.device).to(memory_format=runtime.memory_format)
     batches = EvalBatches(dataset.test.to(runtime.device), preprocessing, batch_size, runtime.memory_format)
     logits: list[Tensor] = []
     score = evaluate(model, batches, runtime, lambda: False, lambda batch: logits.append(batch.cpu()))
@@ -166,21 +167,21 @@ def verify(
     facts, logged = run.checkpoint, run.checkpoint.logged
     if logged is None:
         return Verdict("not logged", f"{facts.path} is from inside an epoch: nothing was logged of these weights")
-    if dataset.fingerprint != facts.fingerprint:
+    if not same_images(dataset.fingerprint, facts.fingerprint):
         return Verdict("other images", "these are not the images that the run was tested on")
     plain = {e.weights: e for e in evaluated if not e.flip}
     scores = {"raw": logged.test, "ema": logged.ema_test}
     count = len(dataset.test)
-    worst, said = 0, []
+    worst, compared = 0, []
     for weights, now in plain.items():
         score = scores[weights]
         assert score is not None, "a run with averaged weights logs them"
         before = round(score.top1 * count / 100)
         worst = max(worst, abs(now.right - before))
-        said.append(f"{now.right:,} of {count:,} right with the {weights} weights, logged {before:,}")
+        compared.append(f"{now.right:,} of {count:,} right with the {weights} weights, logged {before:,}")
     changed = changed_images(run, plain["raw"])
     worst = max(worst, len(changed))
-    message = "; ".join(said)
+    message = "; ".join(compared)
     if worst == 0:
         return Verdict("verified", message)
     other = [f"{k} {facts.environment.get(k)} -> {v}" for k, v in environment.items() if facts.environment.get(k) != v]

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: confusion matrix, worst mistakes, accuracy over resolution."""
+"""The figures of an evaluation: confusion matrix, worst mistakes, accuracy over resolution."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ SHEET = (6, 5)  # rows and columns of the mistakes
 
 @contextmanager
 def figure(path: Path, width: float, height: float, constrained: bool = True) -> Iterator["Figure"]:
-    """A figure of so many inches that is written to `path` (PNG) in one go. Raises RunError if it can't be."""
+    """A figure of so many inches that is written to `path` (PNG) at once. Raises RunError if it cannot be."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -65,9 +65,9 @@ def draw_mistakes(
         axes = made.add_axes((0, 0, 1, 1))  # one for all, which draws ten times faster than one each
         axes.set(xlim=(0, 1.1 * columns), ylim=(1.3 * rows, 0))
         axes.axis("off")
-        for place, (picture, index) in enumerate(zip(as_seen(dataset, preprocessing, worst), worst, strict=True)):
+        for place, (image, index) in enumerate(zip(as_seen(dataset, preprocessing, worst), worst, strict=True)):
             left, top = 1.1 * (place % columns) + 0.05, 1.3 * (place // columns) + 0.25
-            axes.imshow(picture.permute(1, 2, 0).numpy(), extent=(left, left + 1, top + 1, top), aspect="auto")
+            axes.imshow(image.permute(1, 2, 0).numpy(), extent=(left, left + 1, top + 1, top), aspect="auto")
             axes.text(left, top - 0.02, caption(evaluated, int(index), class_names), fontsize=8, va="bottom")
     return len(worst)
 

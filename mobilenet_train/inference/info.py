@@ -25,7 +25,8 @@ def info(
     """The layers and cost of a network by name (v1, v2, v3_large, v3_small), or of a run or checkpoint file.
 
     By name, width is 1, resolution 224, classes 1000 and stride_plan "auto" unless given. A run has all of them; only
-    another resolution can be asked for. Raises ConfigError for what can't be, RunError if the run can't be loaded.
+    another resolution can be asked for. Raises ConfigError for what is not possible and RunError if the run cannot be
+    loaded.
     """
     if resolution is not None and not 1 <= resolution <= LARGEST_RESOLUTION:
         raise ConfigError(f"resolution={resolution} is not allowed: pixels, from 1 to {LARGEST_RESOLUTION}")

@@ -1,4 +1,4 @@
-"""A run folder or checkpoint file -> the trained network, its classes and its preprocessing. Runs no code of theirs."""
+"""A run folder or checkpoint file -> the trained network, its classes and its preprocessing. Runs no code from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mobilenet_train import checkpoint
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import from_record
-from mobilenet_train.config.schema import NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
 from mobilenet_train.data.images import Preprocessing
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.models.build import build_model
@@ -21,9 +21,9 @@ from mobilenet_train.results import EpochResult
 from mobilenet_train.training.state import result_from_dict
 
 Weights = Literal["raw", "ema"]
-LONGEST_REASON = 200  # letters; of a foreign network torch would name every layer
+LONGEST_REASON = 200  # characters; of a foreign network torch would name every layer
 MOST_THREADS = 1024  # as device.threads
-FIRST_STORED = (32, 32)  # of the data sets there were before checkpoints told it
+FIRST_STORED = (32, 32)  # of the data sets that existed before checkpoints recorded it
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def load_run(source: str | Path, weights: Weights = "raw", *, trust_factory: boo
 def _load_folder(folder: Path, weights: Weights, trust_factory: bool) -> TrainedRun:
     checkpoints = folder / "checkpoints"
     if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
-        raise RunError(f"{folder} holds no trained run: there is no {checkpoints / 'last.pt'}")
+        raise RunError(f"{folder} is not a trained run: {checkpoints / 'last.pt'} does not exist")
     saved, warning = checkpoint.load_latest(checkpoints)
     path = checkpoints / ("previous.pt" if warning else "last.pt")
     return _rebuild(saved, path, folder, weights, trust_factory, warning)
@@ -95,7 +95,7 @@ def _load_folder(folder: Path, weights: Weights, trust_factory: bool) -> Trained
 def _rebuild(
     saved: Mapping[str, Any], path: Path, folder: Path, weights: Weights, trust_factory: bool, warning: str | None
 ) -> TrainedRun:
-    """The run that a checkpoint's contents describe. They are checked here: a right checksum is no proof of sense."""
+    """The run that a checkpoint's contents describe. Checked here: a right checksum does not make them valid."""
     try:
         config = from_record(OmegaConf.create(dict(saved["config"]))).config
         check(config, typed=())
@@ -112,18 +112,17 @@ def _rebuild(
             warning=warning,
         )
     except (ConfigError, OmegaConfBaseException) as error:
-        raise RunError(f"{path}: its configuration can't be used here: {error}") from error
+        raise RunError(f"{path}: its configuration cannot be used here: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_REASON]}"
         raise RunError(f"{path} is not a whole checkpoint of mnet-train ({reason})") from error
 
 
 def _check_trust(config: TrainConfig, path: Path, trust_factory: bool) -> None:
-    if not isinstance(config.model, NetworkConfig) and not trust_factory:
-        factory = config.model.factory  # type: ignore[attr-defined]
+    if isinstance(config.model, CustomModelConfig) and not trust_factory:
         raise RunError(
-            f"{path} wants its network built by your Python function {factory}, which would be imported and called; "
-            "if you know it, add --trust-factory (trust_factory=True in Python)"
+            f"{path} wants its network built by your Python function {config.model.factory}, which would be imported "
+            "and called; if you know it, add --trust-factory (trust_factory=True in Python)"
         )
 
 

@@ -1,5 +1,6 @@
-"""A trained run as a classifier: pictures in, class names and probabilities out."""
+"""A trained run as a classifier: images in, class names and probabilities out."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,24 +15,21 @@ from torch import Tensor
 
 from mobilenet_train.data import augment
 from mobilenet_train.data.batches import Preprocessor
-from mobilenet_train.data.decode import BadImageError, decode, fill
+from mobilenet_train.data.decode import decode, fill
+from mobilenet_train.data.listing import SUFFIXES, BadImageError
 from mobilenet_train.errors import RunError
 from mobilenet_train.inference.loading import TrainedRun, Weights, load_run
 from mobilenet_train.models import MobileNet, folded
 from mobilenet_train.models.features import feature_maps
 
-SUFFIXES = frozenset([
-    ".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".ico",
-])  # fmt: skip
 STDIN = "-"
 
-Picture = str | Path | np.ndarray[Any, Any]
+ImageLike = str | Path | np.ndarray[Any, Any]  # an image file, or uint8 (H, W, 3) or (H, W)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one picture, the likeliest first; or why there are none."""
+    """The likeliest classes of one image, the likeliest first; or why there are none."""
 
     file: str
     ranked: tuple[tuple[str, float], ...]  # (class name, probability from 0 to 1)
@@ -49,7 +47,7 @@ class Classifier:
     def __init__(self, run: TrainedRun, device: torch.device, layout: torch.memory_format) -> None:
         self.run = run
         self.class_names = run.class_names
-        self.model = run.model.to(device, memory_format=layout)  # type: ignore[call-overload]
+        self.model = run.model.to(device).to(memory_format=layout)
         self.device = device
         self._folded = folded(self.model)  # as in evaluation, so that probabilities are the same
         self._prepare = Preprocessor(run.preprocessing, device, layout)
@@ -59,42 +57,40 @@ class Classifier:
         """Network inputs, as `preprocess` makes them, to logits (N, classes)."""
         return self.model(x)
 
-    def predict(self, images: Picture | Sequence[Picture], top: int = 5, batch_size: int = 64) -> list[Prediction]:
-        """The `top` likeliest classes of one picture or several: file names, or arrays (H, W, 3) or (H, W) of uint8.
+    def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 64) -> list[Prediction]:
+        """The `top` likeliest classes of one image or several: file names, or arrays (H, W, 3) or (H, W) of uint8.
 
-        Raises RunError naming a picture that can't be read.
+        Raises RunError naming an image that cannot be read.
         """
-        pictures = [images] if isinstance(images, str | Path | np.ndarray) else images
-        predictions = list(self.stream(pictures, top, batch_size))
+        predictions = list(self.stream(_as_list(images), top, batch_size))
         for prediction in predictions:
             if prediction.error is not None:
                 raise RunError(f"{prediction.file} {prediction.error}")
         return predictions
 
-    def stream(self, pictures: Sequence[Picture], top: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
-        """A Prediction for each picture, in order, a batch at a time; one that can't be read has an `error`."""
-        names = iter(str(p) if isinstance(p, str | Path) else f"picture {i}" for i, p in enumerate(pictures))
-        waiting = iter(pictures)
+    def stream(self, images: Sequence[ImageLike], top: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
+        """A Prediction for each image, in order, a batch at a time; one that cannot be read has an `error`."""
+        names = iter(str(x) if isinstance(x, str | Path) else f"image {i}" for i, x in enumerate(images))
+        waiting = iter(images)
         while batch := list(islice(waiting, batch_size)):
-            read = [self._try_pixels(picture) for picture in batch]
+            read = [self._try_pixels(image) for image in batch]
             good = [pixels for pixels in read if isinstance(pixels, np.ndarray)]
             ranked = iter(self._rank(np.stack(good), top) if good else [])
             for found in read:
                 error = found if isinstance(found, str) else None
                 yield Prediction(next(names), () if error else next(ranked), error)
 
-    def preprocess(self, images: Picture | Sequence[Picture]) -> Tensor:
-        """The network's input (N, 3, R, R) for pictures as `predict` takes them. Raises RunError as it does."""
-        pictures = [images] if isinstance(images, str | Path | np.ndarray) else images
+    def preprocess(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
+        """The network's input (N, 3, R, R) for images as `predict` takes them. Raises RunError as it does."""
         try:
-            return self._inputs(np.stack([self._pixels(picture) for picture in pictures]))
+            return self._inputs(np.stack([self._pixels(image) for image in _as_list(images)]))
         except BadImageError as error:
-            raise RunError(f"a picture {error}") from error
+            raise RunError(f"an image {error}") from error
 
     def features(self, x: Tensor, strides: Sequence[int] = (8, 16, 32)) -> list[Tensor]:
         """The maps that detectors take, of network inputs (N, 3, H, W) at any resolution; see `feature_maps`."""
         if not isinstance(self.model, MobileNet):
-            raise RunError(f"feature maps are known of MobileNets only; this is a {type(self.model).__name__}")
+            raise RunError(f"only MobileNets have feature maps; this is a {type(self.model).__name__}")
         return feature_maps(self.model, x, strides)
 
     @torch.inference_mode()
@@ -110,17 +106,17 @@ class Classifier:
         images = torch.from_numpy(pixels).to(self.device)
         return self._prepare(augment.centre(images, self.run.preprocessing.crop_ratio))
 
-    def _try_pixels(self, picture: Picture) -> np.ndarray[Any, Any] | str:
+    def _try_pixels(self, image: ImageLike) -> np.ndarray[Any, Any] | str:
         try:
-            return self._pixels(picture)
+            return self._pixels(image)
         except BadImageError as error:
             return str(error)
 
-    def _pixels(self, picture: Picture) -> np.ndarray[Any, Any]:
-        """A picture as training would have stored it. Raises BadImageError."""
-        if isinstance(picture, np.ndarray):
-            return fill(_array(picture), *self._stored)
-        return decode(_read(Path(picture)), *self._stored)
+    def _pixels(self, image: ImageLike) -> np.ndarray[Any, Any]:
+        """An image as training would have stored it. Raises BadImageError."""
+        if isinstance(image, np.ndarray):
+            return fill(_array(image), *self._stored)
+        return decode(_read(Path(image)), *self._stored)
 
 
 def load(
@@ -132,8 +128,8 @@ def load(
         model.predict("elephant.jpg")[0].label
         model.features(model.preprocess("elephant.jpg"), strides=(8, 16, 32))
 
-    weights: "raw", or "ema" for the moving average. trust_factory: as for `deploy.loading.load_run`.
-    Raises RunError if the run can't be loaded.
+    weights: "raw", or "ema" for the moving average. trust_factory: as for `inference.loading.load_run`.
+    Raises RunError if the run cannot be loaded.
     """
     run = load_run(source, weights, trust_factory=trust_factory)
     return Classifier(run, torch.device(device), torch.channels_last)
@@ -142,8 +138,8 @@ def load(
 def find_image_files(arguments: Sequence[str]) -> list[str]:
     """Files, folders (with all below them), patterns and "-" as a list of files, in order.
 
-    A file that is named is taken whatever its ending; in folders the ending tells what is a picture.
-    Raises RunError for a folder without pictures and a pattern without files.
+    A file that is named is taken whatever its ending; in folders those with an image's ending are taken.
+    Raises RunError for a folder without image files and a pattern without files.
     """
     return [file for argument in arguments for file in _expand(argument)]
 
@@ -153,9 +149,9 @@ def _expand(argument: str) -> list[str]:
     if argument == STDIN or path.is_file():
         return [str(path)]
     if path.is_dir():
-        files = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = sorted(str(file) for file in path.rglob("*") if _is_image_file(file))
         if not files:
-            raise RunError(f"there are no pictures in {path} ({', '.join(sorted(SUFFIXES))})")
+            raise RunError(f"there are no image files in {path} ({b', '.join(sorted(SUFFIXES)).decode()})")
         return files
     if any(letter in argument for letter in "*?["):
         files = sorted(file for file in glob(str(path), recursive=True) if Path(file).is_file())  # noqa: PTH207 (absolute)
@@ -165,6 +161,14 @@ def _expand(argument: str) -> list[str]:
     return [str(path)]
 
 
+def _is_image_file(path: Path) -> bool:
+    return os.fsencode(path.name).lower().endswith(SUFFIXES) and path.is_file()
+
+
+def _as_list(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
+    return [images] if isinstance(images, str | Path | np.ndarray) else images
+
+
 def _read(path: Path) -> bytes:
     """The bytes of a regular file, or of the standard input for "-". Raises BadImageError."""
     if str(path) == STDIN:
@@ -172,15 +176,15 @@ def _read(path: Path) -> bytes:
     if not path.exists():
         raise BadImageError("does not exist")
     if not path.is_file():
-        raise BadImageError("is no regular file")
+        raise BadImageError("is not a regular file")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadImageError(f"can't be read: {error.strerror}") from error
+        raise BadImageError(f"cannot be read: {error.strerror}") from error
 
 
 def _array(pixels: np.ndarray[Any, Any]) -> Tensor:
-    """uint8 (H, W, 3) of an array. Raises BadImageError if it is none."""
+    """uint8 (H, W, 3) of an array. Raises BadImageError for any other."""
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise BadImageError(f"is a {pixels.dtype} array of {pixels.shape}; give uint8 (H, W, 3) or (H, W)")
     colours = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)

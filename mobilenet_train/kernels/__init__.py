@@ -1,0 +1,1 @@
+"""The kernels for training on a CPU: their C source and the Python that calls them."""

@@ -68,7 +68,7 @@ Layers = Sequence[Any]  # a batch-norm and perhaps an activation
 
 
 def forward_norm(layers: Layers, statistics: Sequence[Tensor]) -> Norm:
-    """For the forward pass, which writes `statistics` (mean, 1 / deviation) and moves the running ones."""
+    """For the forward pass, which writes `statistics` (mean, 1 / standard deviation) and moves the running ones."""
     norm = layers[0]
     norm.num_batches_tracked.add_(1)
     tensors = (norm.weight, norm.bias, *statistics, norm.running_mean, norm.running_var)
@@ -76,11 +76,12 @@ def forward_norm(layers: Layers, statistics: Sequence[Tensor]) -> Norm:
 
 
 def backward_norm(saved: Sequence[Tensor], gradients: Sequence[Tensor], activation: int) -> Norm:
-    """For the backward pass, which writes the gradients of weight and bias; saved: these, mean and 1 / deviation."""
+    """For the backward pass, which writes the gradients of weight and bias; saved: these and the statistics."""
     return Norm(*_pointers(*saved), None, None, *_pointers(*gradients), 0.0, 0.0, activation)
 
 
 def activation_of(layers: Layers) -> int:
+    """The number of the activation in kernels.c."""
     return ACTIVATIONS[type(layers[1]) if len(layers) > 1 else type(None)]
 
 
@@ -131,19 +132,20 @@ class DepthwiseNorm(torch.autograd.Function):
         out_size = [(side - 1) // stride + 1 for side in size]
         out_shape = (images, channels, *out_size)
         out, y = (torch.empty(out_shape, dtype=x.dtype, memory_format=torch.channels_last) for _ in range(2))
-        mean, deviation, before_mean, before_deviation = (torch.empty_like(after_weight) for _ in range(4))
+        mean, inverse_std, before_mean, before_inverse_std = (torch.empty_like(after_weight) for _ in range(4))
         shape = DepthwiseShape(images, *size, channels, *out_size, weight.shape[2], stride)
         kernels(x).depthwise_forward(
             *_pointers(x),
-            ctypes.byref(forward_norm(before, (before_mean, before_deviation))) if before else None,
+            ctypes.byref(forward_norm(before, (before_mean, before_inverse_std))) if before else None,
             *_pointers(weight, out),
-            ctypes.byref(forward_norm(after, (mean, deviation))),
+            ctypes.byref(forward_norm(after, (mean, inverse_std))),
             *_pointers(y),
             ctypes.byref(shape),
             _threads(),
         )
-        norms = (after_weight, after_bias, mean, deviation, before_weight, before_bias, before_mean, before_deviation)
-        ctx.save_for_backward(x, weight, out, *norms)
+        of_after = (after_weight, after_bias, mean, inverse_std)
+        of_before = (before_weight, before_bias, before_mean, before_inverse_std)
+        ctx.save_for_backward(x, weight, out, *of_after, *of_before)
         ctx.shape, ctx.activations = shape, [activation_of(layers) for layers in (after, before) if layers]
         return y
 
@@ -202,8 +204,9 @@ def _scale_and_lift(x: Tensor, scale: Tensor, level: Tensor) -> Tensor:
 
 
 def kernels(x: Tensor) -> ctypes.CDLL:
+    """The library for maps of x's type, which is there."""
     found = library(x.dtype)
-    assert found is not None  # takes() said so
+    assert found is not None  # as takes() has checked
     return found
 
 

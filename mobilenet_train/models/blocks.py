@@ -1,6 +1,7 @@
 """The building blocks of the MobileNets; parameter names are torchvision's, so that its weights load."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -125,27 +126,40 @@ class SqueezeExcitation(nn.Module):
         return x * scale[:, :, None, None]
 
 
-def bottleneck_layers(
-    in_channels: int,
-    expanded: int,
-    out_channels: int,
-    *,
-    kernel: int,
-    stride: int,
-    squeeze_excite: bool,
-    activation: str,
-) -> list[ConvNormActivation | SqueezeExcitation]:
+@dataclass(frozen=True)
+class BottleneckShape:
+    """What an inverted residual of MobileNetV2 or V3 is built with."""
+
+    in_channels: int
+    expanded: int  # channels of the depthwise convolution
+    out_channels: int
+    stride: int
+    activation: str
+    kernel: int = 3
+    squeeze_excite: bool = False
+
+    @property
+    def shortcut(self) -> bool:
+        """Whether the input is added to the output: wherever their shapes agree."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+
+def bottleneck_layers(shape: BottleneckShape) -> list[ConvNormActivation | SqueezeExcitation]:
     """Expansion (unless it would not expand), depthwise convolution, squeeze-and-excite, linear projection.
 
     MobileNetV2, Table 1 and Figure 4; with squeeze-and-excite MobileNetV3, Figure 4.
     """
+    expanded, activation = shape.expanded, shape.activation
     layers: list[ConvNormActivation | SqueezeExcitation] = []
-    if expanded != in_channels:
-        layers.append(ConvNormActivation(in_channels, expanded, 1, activation=activation))
-    layers.append(ConvNormActivation(expanded, expanded, kernel, stride=stride, groups=expanded, activation=activation))
-    if squeeze_excite:
+    if expanded != shape.in_channels:
+        layers.append(ConvNormActivation(shape.in_channels, expanded, 1, activation=activation))
+    depthwise = ConvNormActivation(
+        expanded, expanded, shape.kernel, stride=shape.stride, groups=expanded, activation=activation
+    )
+    layers.append(depthwise)
+    if shape.squeeze_excite:
         layers.append(SqueezeExcitation(expanded))
-    layers.append(ConvNormActivation(expanded, out_channels, 1, activation=None))
+    layers.append(ConvNormActivation(expanded, shape.out_channels, 1, activation=None))
     return layers
 
 
@@ -168,24 +182,16 @@ class Bottleneck(nn.Sequential):
 
 
 class InvertedResidualV2(nn.Module):
-    """MobileNetV2's inverted residual with linear bottleneck; the shortcut is there wherever shapes agree.
+    """MobileNetV2's inverted residual with linear bottleneck.
 
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(self, in_channels: int, expanded: int, out_channels: int, *, stride: int, activation: str) -> None:
+    def __init__(self, shape: BottleneckShape) -> None:
         super().__init__()
-        *layers, projection = bottleneck_layers(
-            in_channels,
-            expanded,
-            out_channels,
-            kernel=3,
-            stride=stride,
-            squeeze_excite=False,
-            activation=activation,
-        )
+        *layers, projection = bottleneck_layers(shape)
         self.conv = Bottleneck(*layers, *projection.children())  # torchvision keeps the projection flat
-        self.shortcut = stride == 1 and in_channels == out_channels
+        self.shortcut = shape.shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.shortcut else self.conv(x)
@@ -197,40 +203,20 @@ class InvertedResidualV3(nn.Module):
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        expanded: int,
-        out_channels: int,
-        *,
-        kernel: int,
-        stride: int,
-        squeeze_excite: bool,
-        activation: str,
-    ) -> None:
+    def __init__(self, shape: BottleneckShape) -> None:
         super().__init__()
-        self.block = Bottleneck(
-            *bottleneck_layers(
-                in_channels,
-                expanded,
-                out_channels,
-                kernel=kernel,
-                stride=stride,
-                squeeze_excite=squeeze_excite,
-                activation=activation,
-            )
-        )
-        self.shortcut = stride == 1 and in_channels == out_channels
+        self.block = Bottleneck(*bottleneck_layers(shape))
+        self.shortcut = shape.shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x) if self.shortcut else self.block(x)
 
 
 def initialise(model: nn.Module, *, norm_eps: float, norm_momentum: float) -> None:
-    """Draw fresh weights and set every batch-norm's epsilon and momentum.
+    """Draws new weights and sets every batch-norm's epsilon and momentum.
 
     Convolutions: normal with variance 2 / fan-out, biases 0. Batch-norm: 1 and 0. Fully connected
-    layers: normal with deviation 0.01, biases 0. `norm_momentum` is the weight of the newest batch.
+    layers: normal with standard deviation 0.01, biases 0. `norm_momentum` is the weight of the newest batch.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

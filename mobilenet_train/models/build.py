@@ -5,7 +5,7 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from mobilenet_train.config.schema import NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
 from mobilenet_train.errors import RunError
 from mobilenet_train.factory import call_factory
 from mobilenet_train.models.networks import NETWORKS
@@ -13,15 +13,16 @@ from mobilenet_train.seeding import WEIGHTS, key
 
 
 def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The network of the configuration with weights drawn from the seed. Raises UserError if it can't be built."""
+    """The network of the configuration with weights drawn from the seed. Raises UserError if it cannot be built."""
     torch.manual_seed(key(config.seed, WEIGHTS))
     sizes = {"num_classes": num_classes, "resolution": config.dataset.resolution}
     if isinstance(config.model, NetworkConfig):
         options = asdict(config.model)
         name, _, _ = (options.pop(key) for key in ("name", "weights", "freeze"))
         return NETWORKS[name](**sizes, **options)
-    factory, args = config.model.factory, config.model.args  # type: ignore[attr-defined]
-    model = call_factory("model.factory", factory, **sizes, **args)
+    assert isinstance(config.model, CustomModelConfig)
+    factory = config.model.factory
+    model = call_factory("model.factory", factory, **sizes, **config.model.args)
     if not isinstance(model, nn.Module):
         raise RunError(f"model.factory={factory} returned {type(model).__name__}; return a torch.nn.Module")
     return model

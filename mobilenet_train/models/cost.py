@@ -28,7 +28,7 @@ def count_costs(model: nn.Module, resolution: int, channels: int = 3) -> Cost:
     bias or pooling. Any module that takes one (1, channels, resolution, resolution) float tensor
     and can be moved between devices will do. A copy runs one image of zeros on the CPU, so the model, its
     mode, buffers and the random state stay as they are. A model on PyTorch's meta device is counted there:
-    nothing is computed then, but thinking about it takes PyTorch two to three times as long.
+    nothing is computed then, but it takes PyTorch two to three times as long.
     """
     device = "meta" if any(parameter.is_meta for parameter in model.parameters()) else "cpu"
     shadow = copy.deepcopy(model).to(device, torch.float32).eval()
@@ -41,7 +41,7 @@ def count_costs(model: nn.Module, resolution: int, channels: int = 3) -> Cost:
 class FlopCounter(TorchDispatchMode):
     """Adds up the floating-point operations of all operators that torch has a formula for.
 
-    torch's own FlopCounterMode says by which module, too, and imports torch's compiler for that, which takes 2 s.
+    torch's own FlopCounterMode also counts by module, and imports torch's compiler for that, which takes 2 s.
     """
 
     def __init__(self) -> None:

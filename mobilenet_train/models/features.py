@@ -12,7 +12,7 @@ def feature_maps(model: MobileNet, images: Tensor, strides: Sequence[int] = (8, 
 
     These are the maps that YOLOv4 and SSDLite on MobileNets take; MobileNetV2's and V3's 1x1 convolution before the
     classifier comes after them. At width 1 the channels are 256, 512, 1024 (V1), 32, 96, 320 (V2), 40, 112, 160
-    (V3-Large) and 24, 48, 96 (V3-Small). Any resolution will do. Gradients flow if the weights take any.
+    (V3-Large) and 24, 48, 96 (V3-Small). Any resolution is allowed. Gradients flow if the weights take any.
     Raises ValueError for a stride that the network does not have, naming those that it has.
     """
     maps: dict[int, Tensor] = {}

@@ -63,6 +63,7 @@ def describe_network(model: nn.Module, resolution: int, name: str) -> NetworkInf
 
 
 def total(layers: Sequence[Layer]) -> Cost:
+    """The sum of the layers."""
     return Cost(sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers))
 
 

@@ -14,7 +14,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """Batch-norm that takes the activation after it along: (N, C, H, W) -> the same shape."""
 
     def forward(self, x: Tensor, activation: nn.Module | None = None) -> Tensor:
-        several = x.numel() > x.shape[1]  # torch refuses a single value for a channel, and says so
+        several = x.numel() > x.shape[1]  # torch refuses a single value for a channel, with a message of its own
         if several and kernels.takes(x, self):
             layers = (self, activation) if activation else (self,)
             return kernels.NormActivation.apply(x, self.weight, self.bias, layers)
@@ -39,7 +39,7 @@ def convolution_norm(
     perhaps an activation.
 
     (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)). A depthwise convolution and the batch-norms
-    around it are trained in one go.
+    around it are trained together.
     """
     if _depthwise(convolution) and all(_batch_norm(layers) for layers in (before, after) if layers):
         norms = [layers[0] for layers in (before, after) if layers]

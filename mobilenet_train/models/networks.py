@@ -1,13 +1,16 @@
 """The four MobileNets, each a table to be read beside its paper."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from math import isfinite
+from typing import Self
 
 from torch import Tensor, nn
 
 from mobilenet_train.models.blocks import (
     ACTIVATIONS,
+    BottleneckShape,
     ConvNormActivation,
     DepthwiseSeparable,
     InvertedResidualV2,
@@ -90,7 +93,7 @@ class MobileNet(nn.Module):
     """A MobileNet: (N, 3, H, W) float images -> (N, num_classes) logits.
 
     `features` makes the final maps, their mean over the positions goes through `classifier`.
-    `stride_plan` says which strides it was built with.
+    `stride_plan` is how it was built; `frozen` is how many of `features` no longer learn.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ class MobileNet(nn.Module):
         self.features[:count].requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "MobileNet":
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.features[: self.frozen].eval()
         return self
@@ -159,23 +162,14 @@ def mobilenet_v1(
     nonlinearity = "relu6" if activation == "paper" else activation
     plan = plan_strides([STEM_STRIDE, *(stride for _, stride in V1)], resolution, stride_plan)
 
-    def block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-        if not separable:
-            return ConvNormActivation(
-                in_channels, out_channels, 3, stride=stride, activation=nonlinearity, padding=padding
-            )
-        return DepthwiseSeparable(
-            in_channels,
-            out_channels,
-            stride=stride,
-            activation=nonlinearity,
-            depth_multiplier=depth_multiplier,
-            padding=padding,
-        )
-
+    block: Callable[..., nn.Module] = partial(ConvNormActivation, kernel=3)
+    if separable:
+        block = partial(DepthwiseSeparable, depth_multiplier=depth_multiplier)
+    shared = {"activation": nonlinearity, "padding": padding}
     channels = [round_channels(width_mult * out) for out in (32, *(out for out, _ in V1))]
     stem = ConvNormActivation(3, channels[0], 3, stride=plan.strides[0], activation=nonlinearity, padding=padding)
-    blocks = [block(*pair, stride) for pair, stride in zip(pairwise(channels), plan.strides[1:], strict=True)]
+    pairs = zip(pairwise(channels), plan.strides[1:], strict=True)
+    blocks = [block(*pair, stride=stride, **shared) for pair, stride in pairs]
     classifier = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
     return MobileNet([stem, *blocks], classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
 
@@ -214,7 +208,7 @@ def mobilenet_v2(
     features: list[nn.Module] = [ConvNormActivation(3, channels, 3, stride=plan.strides[0], activation=nonlinearity)]
     for (expansion, out, _), stride in zip(blocks, plan.strides[1:], strict=True):
         expanded, out_channels = expansion * channels, round_channels(out * width_mult)
-        features.append(InvertedResidualV2(channels, expanded, out_channels, stride=stride, activation=nonlinearity))
+        features.append(InvertedResidualV2(BottleneckShape(channels, expanded, out_channels, stride, nonlinearity)))
         channels = out_channels
     last = round_channels(1280 * max(1.0, width_mult))
     features.append(ConvNormActivation(channels, last, 1, activation=nonlinearity))
@@ -222,94 +216,21 @@ def mobilenet_v2(
     return MobileNet(features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
 
 
-def mobilenet_v3_large(
-    *,
-    num_classes: int = 1000,
-    resolution: int = 224,
-    width_mult: float = 1.0,
-    stride_plan: str | int = "auto",
-    dropout: float = 0.2,
-    activation: str = "paper",
-    norm_eps: float = 1e-3,
-    norm_momentum: float = 0.01,
-    squeeze_excite: bool = True,
-) -> MobileNet:
-    """MobileNetV3-Large (arXiv:1905.02244, Table 1) for (N, 3, resolution, resolution) images.
-
-    width_mult: scales all channels by Google's rule, rounded to multiples of 8. Expansions keep their
-        ratio to the rounded input, the last hidden layer's 1280 only grow, the first convolution
-        keeps its 16 channels below width 0.75.
-    stride_plan: "auto", "imagenet" or how many of the earliest strides to drop (see `plan_strides`).
-    dropout: share of the last hidden layer dropped.
-    activation: "paper" is ReLU and hard-swish by the table; else "relu", "relu6" or "hard_swish"
-        throughout (squeeze-and-excite keeps its ReLU and hard-sigmoid).
-    norm_momentum: weight of the newest batch in batch-norm's running statistics.
-    squeeze_excite: False leaves out every squeeze-and-excite.
-
-    Parameters are named as in torchvision's `mobilenet_v3_large`. Raises ValueError for a value out of range.
-    """
-    return _mobilenet_v3(
-        V3_LARGE,
-        960,
-        1280,
-        num_classes=num_classes,
-        resolution=resolution,
-        width_mult=width_mult,
-        stride_plan=stride_plan,
-        dropout=dropout,
-        activation=activation,
-        norm_eps=norm_eps,
-        norm_momentum=norm_momentum,
-        squeeze_excite=squeeze_excite,
-    )
-
-
-def mobilenet_v3_small(
-    *,
-    num_classes: int = 1000,
-    resolution: int = 224,
-    width_mult: float = 1.0,
-    stride_plan: str | int = "auto",
-    dropout: float = 0.2,
-    activation: str = "paper",
-    norm_eps: float = 1e-3,
-    norm_momentum: float = 0.01,
-    squeeze_excite: bool = True,
-) -> MobileNet:
-    """MobileNetV3-Small (arXiv:1905.02244, Table 2); options as for `mobilenet_v3_large`, 1024 for 1280.
-
-    Parameters are named as in torchvision's `mobilenet_v3_small`. Raises ValueError for a value out of range.
-    """
-    return _mobilenet_v3(
-        V3_SMALL,
-        576,
-        1024,
-        num_classes=num_classes,
-        resolution=resolution,
-        width_mult=width_mult,
-        stride_plan=stride_plan,
-        dropout=dropout,
-        activation=activation,
-        norm_eps=norm_eps,
-        norm_momentum=norm_momentum,
-        squeeze_excite=squeeze_excite,
-    )
-
-
 def _mobilenet_v3(
     table: V3Table,
     last_table_channels: int,
     hidden_table_channels: int,
+    /,
     *,
-    num_classes: int,
-    resolution: int,
-    width_mult: float,
-    stride_plan: str | int,
-    dropout: float,
-    activation: str,
-    norm_eps: float,
-    norm_momentum: float,
-    squeeze_excite: bool,
+    num_classes: int = 1000,
+    resolution: int = 224,
+    width_mult: float = 1.0,
+    stride_plan: str | int = "auto",
+    dropout: float = 0.2,
+    activation: str = "paper",
+    norm_eps: float = 1e-3,
+    norm_momentum: float = 0.01,
+    squeeze_excite: bool = True,
 ) -> MobileNet:
     """Either MobileNetV3 from its blocks, last 1x1 convolution and last hidden layer, all at width 1."""
     _check_options(num_classes, width_mult, dropout, activation)
@@ -320,29 +241,43 @@ def _mobilenet_v3(
     channels = 16 if width_mult < 0.75 else round_channels(16 * width_mult)
     features: list[nn.Module] = [ConvNormActivation(3, channels, 3, stride=plan.strides[0], activation=hard_swish)]
     for (kernel, expansion, out, excite, printed, _), stride in zip(table, plan.strides[1:], strict=True):
-        out_channels = round_channels(out * width_mult)
-        features.append(
-            InvertedResidualV3(
-                channels,
-                round_channels(expansion * channels / table_channels),
-                out_channels,
-                kernel=kernel,
-                stride=stride,
-                squeeze_excite=excite and squeeze_excite,
-                activation=printed if activation == "paper" else activation,
-            )
-        )
+        expanded, out_channels = round_channels(expansion * channels / table_channels), round_channels(out * width_mult)
+        nonlinearity = printed if activation == "paper" else activation
+        excite = excite and squeeze_excite
+        shape = BottleneckShape(channels, expanded, out_channels, stride, nonlinearity, kernel, excite)
+        features.append(InvertedResidualV3(shape))
         table_channels, channels = out, out_channels
     last = round_channels(last_table_channels * width_mult)
     features.append(ConvNormActivation(channels, last, 1, activation=hard_swish))
     hidden = round_channels(hidden_table_channels * max(1.0, width_mult))
-    classifier = [
-        nn.Linear(last, hidden),
-        ACTIVATIONS[hard_swish](inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, num_classes),
-    ]
+    to_hidden = [nn.Linear(last, hidden), ACTIVATIONS[hard_swish](inplace=True)]
+    classifier = [*to_hidden, nn.Dropout(dropout), nn.Linear(hidden, num_classes)]
     return MobileNet(features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+
+
+# partial, so that the options and their defaults stand once
+mobilenet_v3_large = partial(_mobilenet_v3, V3_LARGE, 960, 1280)
+mobilenet_v3_large.__doc__ = """MobileNetV3-Large (arXiv:1905.02244, Table 1) for (N, 3, resolution, resolution) images.
+
+width_mult: scales all channels by Google's rule, rounded to multiples of 8. Expansions keep their
+    ratio to the rounded input, the last hidden layer's 1280 only grow, the first convolution
+    keeps its 16 channels below width 0.75.
+stride_plan: "auto", "imagenet" or how many of the earliest strides to drop (see `plan_strides`).
+dropout: share of the last hidden layer dropped.
+activation: "paper" is ReLU and hard-swish by the table; else "relu", "relu6" or "hard_swish"
+    throughout (squeeze-and-excite keeps its ReLU and hard-sigmoid).
+norm_momentum: weight of the newest batch in batch-norm's running statistics.
+squeeze_excite: False leaves out every squeeze-and-excite.
+
+Parameters are named as in torchvision's `mobilenet_v3_large`. Raises ValueError for a value out of range.
+"""
+
+mobilenet_v3_small = partial(_mobilenet_v3, V3_SMALL, 576, 1024)
+mobilenet_v3_small.__doc__ = """MobileNetV3-Small (arXiv:1905.02244, Table 2) for (N, 3, resolution, resolution) images.
+
+Options as for `mobilenet_v3_large`, 1024 for 1280.
+Parameters are named as in torchvision's `mobilenet_v3_small`. Raises ValueError for a value out of range.
+"""
 
 
 def _check_options(num_classes: int, width_mult: float, dropout: float, activation: str) -> None:

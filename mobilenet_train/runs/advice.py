@@ -29,14 +29,14 @@ def memory_advice() -> Iterator[None]:
 
 @contextmanager
 def worker_advice(folder: Path) -> Iterator[None]:
-    """Turns the death of a process that decodes pictures into a RunError that says how to go on."""
+    """Turns the death of a process that decodes images into a RunError that names the command to resume with."""
     try:
         yield
     except RuntimeError as error:
         if not str(error).startswith(WORKER_KILLED):
             raise
         raise RunError(
-            f"a process that decodes pictures was killed ({str(error).splitlines()[0]}), often by the system for lack "
-            "of memory: try fewer dataset.workers, a lower batch_size, or dataset.cache=disk, which needs none. Go on "
+            f"a process that decodes images was killed ({str(error).splitlines()[0]}), often by the system for lack "
+            "of memory: try fewer dataset.workers, a lower batch_size, or dataset.cache=disk, which needs none. Resume "
             f"with:\n  mnet-train resume={folder}"
         ) from error

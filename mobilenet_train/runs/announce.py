@@ -1,5 +1,6 @@
 """What a run announces: the plan at its start, the estimate of a dry run, what a budget pays for."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -10,7 +11,7 @@ from mobilenet_train.config.schema import TrainConfig, budget_seconds
 from mobilenet_train.console import say
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.kernels import bindings as kernels
-from mobilenet_train.models.strides import PUBLISHED_STRIDE
+from mobilenet_train.models.strides import PUBLISHED_STRIDE, StridePlan
 from mobilenet_train.runs.build import RunParts
 from mobilenet_train.training.budget import CLOSING_SECONDS, affordable_updates, measure_pace
 from mobilenet_train.training.schedule import UNLIMITED
@@ -19,59 +20,68 @@ CLASSES_LISTED = 24  # in the table at the start of a run
 
 
 def describe(parts: RunParts, console: Console) -> None:
-    """Prints the plan of the run."""
-    config, plan, data, runtime = parts.config, parts.plan, parts.dataset, parts.runtime
-    optim, cost, resolution = config.optim, parts.cost, config.dataset.resolution
+    """Prints the plan of the run, and a warning for each resolution that wastes time or accuracy."""
+    config, data = parts.config, parts.dataset
     table = Table(title=f"{config.model.name} on {config.dataset.name}", show_header=False, title_justify="left")
     held = f", {len(data.val):,} held out" if data.val else ""
-    table.add_row(
-        "images",
-        f"{len(data.train):,} for training{held}, {len(data.test):,} for testing; {len(data.class_names)} classes",
-    )
+    counts = f"{len(data.train):,} for training{held}, {len(data.test):,} for testing"
+    table.add_row("images", f"{counts}; {len(data.class_names)} classes")
     table.add_row("per class", class_counts(data))
-    table.add_row(
-        "network",
-        f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:.2f} M multiply-adds at {resolution}x{resolution}",
-    )
-    stride_plan = getattr(parts.state.model, "stride_plan", None)
-    if parts.origin is not None:
-        table.add_row("start", parts.origin)
-    if stride_plan is not None:
-        table.add_row(
-            "stride plan",
-            f"{stride_plan.dropped} strides dropped, final map {stride_plan.final_map}x{stride_plan.final_map}",
-        )
-    length = f"{plan.epochs(plan.updates)} epochs, {plan.updates:,} updates" if plan.updates < UNLIMITED else "updates"
-    limit = f"{config.budget} or " if config.budget else ""
-    table.add_row("training", f"{limit}{length} of {images_per_update(config)} images")
-    if config.progressive.start is not None:
-        sides = " -> ".join(f"{side}x{side}" for side in plan.resolutions)
-        table.add_row("resolution", f"{sides}, the last from {config.progressive.full_from:.0%} on")
-    table.add_row(
-        "optimiser",
-        f"{optim.name}, rate {optim.lr:g}, {optim.schedule.decay} after {optim.schedule.warmup:.0%} warm-up",
-    )
-    table.add_row("augmentation", config.augment.name)
-    ranks = f"{runtime.ranks.size} ranks, each with " if runtime.ranks.size > 1 else ""
-    slower = ", no compiled kernels" if runtime.device.type == "cpu" and kernels.library() is None else ""
-    table.add_row("device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}{slower}")
+    for row in (*_network_rows(parts), *_training_rows(parts)):
+        table.add_row(*row)
     with suppress(OSError, SystemExit):
         console.print(table)
-    if stride_plan is not None and stride_plan.dropped == 0 and resolution % PUBLISHED_STRIDE != 0:
+    for warning in _warnings(parts):
+        say(console, warning, kind="warning")
+
+
+def _network_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
+    cost, side = parts.cost, parts.config.dataset.resolution
+    madds = f"{cost.multiply_adds / 1e6:.2f} M multiply-adds at {side}x{side}"
+    yield "network", f"{cost.parameters:,} parameters, {madds}"
+    if parts.origin is not None:
+        yield "start", parts.origin
+    strides = stride_plan(parts)
+    if strides is not None:
+        yield "stride plan", f"{strides.dropped} strides dropped, final map {strides.final_map}x{strides.final_map}"
+
+
+def _training_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
+    config, plan, runtime, optim = parts.config, parts.plan, parts.runtime, parts.config.optim
+    length = f"{plan.epochs(plan.updates)} epochs, {plan.updates:,} updates" if plan.updates < UNLIMITED else "updates"
+    limit = f"{config.budget} or " if config.budget else ""
+    yield "training", f"{limit}{length} of {images_per_update(config)} images"
+    if config.progressive.start is not None:
+        sides = " -> ".join(f"{side}x{side}" for side in plan.resolutions)
+        yield "resolution", f"{sides}, the last from {config.progressive.full_from:.0%} on"
+    schedule = f"{optim.schedule.decay} after {optim.schedule.warmup:.0%} warm-up"
+    yield "optimiser", f"{optim.name}, learning rate {optim.lr:g}, {schedule}"
+    yield "augmentation", config.augment.name
+    ranks = f"{runtime.ranks.size} ranks, each with " if runtime.ranks.size > 1 else ""
+    slower = ", no compiled kernels" if runtime.device.type == "cpu" and kernels.library() is None else ""
+    yield "device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}{slower}"
+
+
+def _warnings(parts: RunParts) -> Iterator[str]:
+    strides, resolution = stride_plan(parts), parts.config.dataset.resolution
+    if strides is None:
+        return
+    if strides.dropped == 0 and resolution % PUBLISHED_STRIDE != 0:
         nearest = PUBLISHED_STRIDE * max(1, round(resolution / PUBLISHED_STRIDE))
-        say(
-            console,
-            f"dataset.resolution={resolution} is no multiple of {PUBLISHED_STRIDE}, by which the network divides it: "
-            f"{nearest} makes better use of the same time (the papers use 224, 192, 160, 128)",
-            kind="warning",
+        yield (
+            f"dataset.resolution={resolution} is not a multiple of {PUBLISHED_STRIDE}, by which the network divides "
+            f"it: {nearest} makes better use of the same time (the papers use 224, 192, 160, 128)"
         )
-    if stride_plan is not None and stride_plan.final_map <= 2:
-        say(
-            console,
-            f"the last stage sees a {stride_plan.final_map}x{stride_plan.final_map} map; "
-            "a larger one is usually several points better: model.stride_plan=auto or a higher dataset.resolution",
-            kind="warning",
+    if strides.final_map <= 2:
+        yield (
+            f"the last stage sees a {strides.final_map}x{strides.final_map} map; a larger one is usually several "
+            "points better: model.stride_plan=auto or a higher dataset.resolution"
         )
+
+
+def stride_plan(parts: RunParts) -> StridePlan | None:
+    """None for a network of the user's own."""
+    return getattr(parts.state.model, "stride_plan", None)
 
 
 def class_counts(data: Dataset) -> str:
@@ -118,4 +128,5 @@ def announce_budget(parts: RunParts, console: Console) -> None:
 
 
 def images_per_update(config: TrainConfig) -> int:
+    """Of all ranks and accumulated batches."""
     return config.batch_size * config.optim.accumulate

@@ -15,7 +15,7 @@ from mobilenet_train.data.cache import Listener
 def shown(console: Console, stop: Callable[[], bool]) -> Iterator[Listener]:
     """A listener that writes on `console`; its bar is there from the first progress to the end of the block."""
     bar = Progress(
-        TextColumn("pictures"),
+        TextColumn("images"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:,.0f}/s"),

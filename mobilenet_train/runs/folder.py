@@ -35,7 +35,7 @@ def create(config: TrainConfig, words: Sequence[str]) -> tuple[Path, IO[str]]:
     except OSError as error:
         key = "outputs" if config.run_dir is None else "run_dir"
         value = getattr(config, key)
-        raise RunError(f"{key}={value}: the run folder can't be made: {error.strerror} ({error.filename})") from error
+        raise RunError(f"{key}={value}: the run folder cannot be made: {error.strerror} ({error.filename})") from error
     return folder, held
 
 
@@ -49,7 +49,7 @@ def _make(config: TrainConfig) -> Path:
         folder = Path(config.run_dir).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         if {path.name for path in folder.iterdir()} - LEFT_BY_A_KILLED_START:
-            raise RunError(f"run_dir={config.run_dir} is not empty and holds no run; choose another folder")
+            raise RunError(f"run_dir={config.run_dir} is not empty and is not a run; choose another folder")
         return folder
     parent = Path(config.outputs).expanduser()
     parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def lock(folder: Path) -> IO[str]:
     try:
         file = (folder / "lock").open("a+")
     except OSError as error:
-        raise RunError(f"{folder} can't be written: {error.strerror}") from error
+        raise RunError(f"{folder} cannot be written: {error.strerror}") from error
     for _ in range(TRIES):
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,7 +101,7 @@ def holder(folder: Path) -> str | None:
 
 
 def wait_until_free(folder: Path, say: Callable[[str], None]) -> None:
-    """Returns once no process holds the folder's lock; first tells `say` which one does, if any."""
+    """Returns once no process holds the folder's lock; first reports which one does, if any."""
     pid = holder(folder)
     if pid is None:
         return

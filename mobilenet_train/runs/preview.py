@@ -10,13 +10,13 @@ from mobilenet_train.data.batches import EvalBatches, Preprocessor
 from mobilenet_train.runs.build import RunParts
 
 COLUMNS, TRAINING_ROWS, TEST_ROWS = 8, 4, 1
-INCHES, DOTS_PER_INCH = 1.1, 100  # of one picture
+INCHES, DOTS_PER_INCH = 1.1, 100  # of one image
 
 
 def write_sheet(parts: RunParts) -> Path:
     """Draws the first images of epoch 0 and test images from all over the set; returns the file.
 
-    Raises OSError if it can't be written.
+    Raises OSError if it cannot be written.
     """
     config, data, batches = parts.config, parts.dataset, parts.batches
     images, labels = next(batches.train.epoch(0))
@@ -28,8 +28,8 @@ def write_sheet(parts: RunParts) -> Path:
     _draw(
         path,
         [
-            (f"training, augment={config.augment.name}, epoch 0", _pictures(batches.train.prepare, images), labels),
-            ("test", _pictures(test.prepare, test_images), test_labels),
+            (f"training, augment={config.augment.name}, epoch 0", _pixels(batches.train.prepare, images), labels),
+            ("test", _pixels(test.prepare, test_images), test_labels),
         ],
         data.class_names,
     )
@@ -45,7 +45,7 @@ def caption(label: Tensor, class_names: tuple[str, ...]) -> str:
     return "\n".join(named)
 
 
-def _pictures(prepare: Preprocessor, images: Tensor) -> Tensor:
+def _pixels(prepare: Preprocessor, images: Tensor) -> Tensor:
     """Network inputs -> (N, R, R, 3), values in 0..1."""
     return prepare.undo(images).permute(0, 2, 3, 1).cpu()
 
@@ -59,12 +59,12 @@ def _draw(path: Path, parts: list[tuple[str, Tensor, Tensor]], class_names: tupl
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     panels: Any = figure.subfigures(2, 1, height_ratios=heights)
-    for panel, rows, (title, pictures, labels) in zip(panels, heights, parts, strict=True):
+    for panel, rows, (title, images, labels) in zip(panels, heights, parts, strict=True):
         panel.suptitle(title, fontsize=9)
         places = panel.subplots(rows, COLUMNS, squeeze=False).flatten()
         for place in places:
             place.axis("off")
-        for place, picture, label in zip(places, pictures, labels, strict=False):
-            place.imshow(picture.numpy())
+        for place, image, label in zip(places, images, labels, strict=False):
+            place.imshow(image.numpy())
             place.set_title(caption(label.cpu(), class_names), fontsize=6)
     figure.savefig(path, pil_kwargs={"quality": 85})

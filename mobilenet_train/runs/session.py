@@ -17,6 +17,7 @@ from mobilenet_train.config.saved import Saved, read_saved
 from mobilenet_train.config.schema import TrainConfig, budget_seconds
 from mobilenet_train.console import say
 from mobilenet_train.data.cache import StoppedError
+from mobilenet_train.data.images import same_images
 from mobilenet_train.distributed import contact, from_first, join
 from mobilenet_train.errors import RunError, UserError
 from mobilenet_train.runs import announce, data_progress, summary
@@ -64,7 +65,8 @@ def run(start: Start, words: Sequence[str]) -> int:
         folder, lock = make_folder(parts, words)
     else:
         parts = restore(parts, folder, console)
-        if ranks.leads:  # what was changed is on record before the first update
+        if ranks.leads:  # on record before the first update: the run is not finished any more, and what was changed
+            summary.summarise(parts, folder, "running", wall_seconds=0.0)
             run_folder.write_config(folder, Saved(parts.config, parts.plan.schedule_from))
     with lock:
         return train(parts, folder, console, stop)
@@ -88,7 +90,7 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
 
 
 def restore(parts: RunParts, folder: Path, console: Console) -> RunParts:
-    """Loads the newest whole checkpoint of the folder into the state; a folder without one starts afresh.
+    """Loads the newest whole checkpoint of the folder into the state; a folder without one starts from scratch.
 
     With resume_schedule=restart the schedule begins at the update where the run stopped.
 
@@ -102,18 +104,18 @@ def restore(parts: RunParts, folder: Path, console: Console) -> RunParts:
     saved, warning = found
     if warning:
         say(console, warning, kind="warning")
-    if saved["fingerprint"] != parts.dataset.fingerprint:
+    if not same_images(saved["fingerprint"], parts.dataset.fingerprint):
         raise RunError(
             f"{folder} was trained on other images than those that dataset={parts.config.dataset.name} gives now"
         )
     parts.state.load_state_dict(saved)
-    now = environment(parts.runtime)
-    before = {key: saved["environment"].get(key) for key in now}
-    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
+    now = {**environment(parts.runtime), "images": parts.dataset.fingerprint}
+    before = {**saved["environment"], "images": saved["fingerprint"]}
+    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
-        say(console, f"{', '.join(changed)}: the end will not be equal bit for bit", kind="note")
+        say(console, f"{', '.join(changed)}: the end will not be bit-identical", kind="note")
     state = parts.state
-    say(console, f"going on in {folder} at epoch {state.epoch}, batch {state.batch} (update {state.step})")
+    say(console, f"resuming {folder} at epoch {state.epoch}, batch {state.batch} (update {state.step})")
     if parts.config.resume_schedule == "continue":
         return parts
     config = replace(parts.config, resume_schedule="continue")
@@ -138,7 +140,7 @@ def train(parts: RunParts, folder: Path, console: Console, stop: StopSignals) ->
     except Interrupted:
         summarise("interrupted")
         step = parts.state.step
-        say(console, f"stopped after update {step}, saved. Go on with:\n  mnet-train resume={folder}")
+        say(console, f"stopped after update {step}, saved. Resume with:\n  mnet-train resume={folder}")
         return stop.exit_code
     except NotFiniteError as error:
         reason = f"{error}. {last_good_checkpoint(folder)}"
@@ -155,7 +157,7 @@ def train(parts: RunParts, folder: Path, console: Console, stop: StopSignals) ->
 
 
 def compile_ahead(parts: RunParts, console: Console) -> None:
-    """Lets torch.compile work before the clocks start. Raises RunError if it can't."""
+    """Lets torch.compile work before the clocks start. Raises RunError if it fails."""
     mode = parts.config.device.compile
     if mode is None:
         return
@@ -200,7 +202,7 @@ def follow(parts: RunParts, folder: Path, console: Console, stop: StopSignals, b
             say(
                 console,
                 f"{error}. Going back to update {parts.state.step}, with "
-                f"{parts.config.recover.factor:g} times the rate (attempt {attempt})",
+                f"{parts.config.recover.factor:g} times the learning rate (attempt {attempt})",
                 kind="warning",
             )
 
@@ -235,13 +237,13 @@ def save(parts: RunParts, folder: Path) -> None:
 
 
 def last_good_checkpoint(folder: Path) -> str:
-    """Says where the run can go on from after numbers went bad."""
+    """Names the checkpoint to resume from after numbers went bad."""
     path = folder / "checkpoints/last.pt"
     if not path.exists():
         return "There is no checkpoint yet"
     step = checkpoint.load_latest(path.parent)[0]["progress"]["step"]
     command = f"mnet-train resume={folder} recover.attempts=1"
-    return f"The last good checkpoint is {path} (update {step}); {command} goes on from it with a lower rate"
+    return f"The last good checkpoint is {path} (update {step}); {command} resumes from it with a lower learning rate"
 
 
 def checkpoint_contents(parts: RunParts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run leaves on record about itself: summary.json, and what the trackers are told beforehand."""
+"""What a run leaves on record about itself: summary.json, and what the trackers need to know beforehand."""
 
 import platform
 import resource
@@ -21,13 +21,14 @@ from mobilenet_train.runs.build import RunParts
 from mobilenet_train.runs.folder import write_summary
 from mobilenet_train.runtime import environment
 from mobilenet_train.tracking import RunDescription
-from mobilenet_train.version import VERSION
+from mobilenet_train.version import __version__
 
 PREVIEW_IMAGES = 64
 TORCHVISION = version("torchvision")  # from its metadata: importing it takes seconds
 
 
 def run_description(parts: RunParts, folder: Path) -> RunDescription:
+    """What the trackers need to know of the run."""
     config, plan = parts.config, parts.plan
     values = [(key, value) for key, value in flat_values(config).items() if not is_free(key)]
     hparams = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
@@ -77,7 +78,7 @@ def summarise(parts: RunParts, folder: Path, status: str, wall_seconds: float, r
         "memory_kind": "CUDA allocator" if cuda else "resident set",
         "environment": environment(runtime),
         "versions": {
-            "mnet-train": VERSION,
+            "mnet-train": __version__,
             "torch": str(torch.__version__),
             "torchvision": TORCHVISION,
             "numpy": np.__version__,

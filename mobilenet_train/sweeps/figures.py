@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_train.disk import replacing
-from mobilenet_train.sweeps.rows import Row, pareto_front
+from mobilenet_train.pareto import pareto_front
+from mobilenet_train.sweeps.rows import Row
 
 FRONT, OTHERS = "#1f6fb4", "#8a8f98"
 
 
 def draw_pareto(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Draws the configurations of which at least one run has finished; replaces the picture in one go."""
+    """Draws the configurations of which at least one run has finished; replaces the image at once."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,7 +32,7 @@ def _draw(axes: Any, rows: Sequence[Row], cost: str, label: str) -> None:
     """One panel; error bars are the mean's 95 % interval."""
     points = {row.label: (getattr(row.finished[0], cost) / 1e6, row.top1.mean) for row in rows if row.top1}
     bars = {row.label: row.top1.interval or 0.0 for row in rows if row.top1}
-    front = pareto_front(points)
+    front = pareto_front(points, cost=lambda name: points[name][0], worth=lambda name: points[name][1])
     axes.plot(*zip(*(points[name] for name in front), strict=True), color=FRONT, linewidth=1.2, zorder=1)
     for name, (x, y) in points.items():
         colour = FRONT if name in front else OTHERS

@@ -59,6 +59,7 @@ def _job_of_version_1(folder: Path, values: dict[str, Any]) -> Job:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replaces sweep.json in one go. Raises RunError if it cannot be written."""
     write_text(folder / "sweep.json", json.dumps({"format": FORMAT, **asdict(manifest)}, indent=2) + "\n")
 
 
@@ -93,7 +94,7 @@ def summary_of(folder: Path, name: str) -> dict[str, Any]:
 
 
 def last_line(log: Path) -> str:
-    """What a process said last; nothing if it has not begun."""
+    """What a process said last; nothing if it has not started."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else ""
 

@@ -75,7 +75,7 @@ def _seconds(parts: "RunParts") -> float:
     return whole if config.budget is None else min(whole, budget_seconds(config.budget))
 
 
-def _ask(configs: Sequence[TrainConfig], slots: Slots | None) -> "subprocess.Popen[str]":
+def _ask(configs: Sequence[TrainConfig], slots: Slots | None) -> subprocess.Popen[str]:
     here = [_for_this_machine(config, slots) for config in configs]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     child = spawn(["-m", "mobilenet_train.sweeps.forecast"], **pipes)
@@ -92,11 +92,11 @@ def _for_this_machine(config: TrainConfig, slots: Slots | None) -> TrainConfig:
     return replace(config, device=replace(config.device, threads=slots.threads))
 
 
-def _answers(child: "subprocess.Popen[str]") -> list[Forecast]:
-    printed, said = child.communicate()
+def _answers(child: subprocess.Popen[str]) -> list[Forecast]:
+    printed, errors = child.communicate()
     if child.returncode != 0:
-        reason = said.strip().splitlines()[-1:] or [f"its process ended with {child.returncode}; out of memory?"]
-        raise RunError(f"the sweep can't be measured: {reason[0]}")
+        reason = errors.strip().splitlines()[-1:] or [f"its process ended with {child.returncode}; out of memory?"]
+        raise RunError(f"the sweep cannot be measured: {reason[0]}")
     answers: list[dict[str, Any]] = json.loads(printed.splitlines()[-1])
     for answer in answers:
         if "error" in answer:

@@ -28,6 +28,7 @@ class Job:
 
     @property
     def label(self) -> str:
+        """`width_mult=0.5 seed=1`."""
         return label(self.swept)
 
 
@@ -77,14 +78,16 @@ def label(swept: dict[str, str]) -> str:
 
 def identity(words: Sequence[str]) -> Identity:
     """Of a sweep's command line. What may change when a run is resumed (threads, slots, ...) is left out."""
-    fixed, swept = {}, []
-    for override in parsed(words):
-        key = ALIASES.get(override.key_or_group, override.key_or_group)
-        if override.is_sweep_override():
-            swept.append(key)
-        elif not is_free(key) and key.split(".")[0] not in HYDRAS:
-            fixed[override.get_key_element()] = _canonical_text(override.get_value_element_as_str())
-    return Identity(tuple(sorted(fixed.items())), tuple(sorted(set(swept))))
+    overrides = {ALIASES.get(o.key_or_group, o.key_or_group): o for o in parsed(words)}  # the last word on a key counts
+    swept = {key for key, override in overrides.items() if override.is_sweep_override()}
+    fixed = {
+        override.get_key_element().replace(override.key_or_group, key): _canonical_text(
+            override.get_value_element_as_str()
+        )
+        for key, override in overrides.items()
+        if key not in swept and not is_free(key) and key.split(".")[0] not in HYDRAS
+    }
+    return Identity(tuple(sorted(fixed.items())), tuple(sorted(swept)))
 
 
 def clean(name: str) -> str:

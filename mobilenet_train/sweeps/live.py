@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -29,6 +30,7 @@ class LiveJob:
     epochs_before: int = 0  # those that earlier sessions have done
 
     def seconds(self) -> float:
+        """Since this sweep started it."""
         return time.monotonic() - self.began
 
     def cells(self) -> list[str]:
@@ -40,12 +42,12 @@ class LiveJob:
         if here > 0 and self.epochs is not None and self.state == "running":
             left = duration(self.seconds() / here * (self.epochs - len(rows)))
         top1 = f"{float(last['test_top1']):.2f}" if last else ""
-        rate = f"{float(last['images_per_second']):.0f}" if last else ""
-        return [self.folder.name, self.state, f"{len(rows)}/{self.epochs or '?'}", top1, rate, left]
+        throughput = f"{float(last['images_per_second']):.0f}" if last else ""
+        return [self.folder.name, self.state, f"{len(rows)}/{self.epochs or '?'}", top1, throughput, left]
 
 
 class View:
-    """Shows the jobs until it is left; a terminal that is gone is no reason to stop."""
+    """Shows the jobs until it is left; a terminal that is gone does not stop them."""
 
     def __init__(self, jobs: Sequence[LiveJob], console: Console) -> None:
         self._jobs = {job.folder: job for job in jobs}
@@ -53,7 +55,7 @@ class View:
         self._live = Live(console=console, auto_refresh=False) if console.is_interactive else None
         self._drawn = 0.0
 
-    def __enter__(self) -> "View":
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self
@@ -66,15 +68,17 @@ class View:
             self._live.stop()
 
     def started(self, folder: Path) -> None:
+        """The job of that run folder has begun, or continues."""
         job = self._jobs[folder]
         job.state, job.began, job.epochs_before = "running", time.monotonic(), len(read_metrics(folder))
-        self._tell(f"started {folder.name}")
+        self._report(f"started {folder.name}")
 
     def ended(self, folder: Path, reason: str) -> None:
+        """The job of that run folder has ended; `reason` is empty unless it failed."""
         job = self._jobs[folder]
         job.state = state_of(folder.parent, folder.name)
         _, _, epoch, top1, _, _ = job.cells()
-        self._tell(f"{job.state} {folder.name}: epoch {epoch}, top-1 {top1 or '?'} % ({duration(job.seconds())})")
+        self._report(f"{job.state} {folder.name}: epoch {epoch}, top-1 {top1 or '?'} % ({duration(job.seconds())})")
         if reason:
             say(self._console, reason, kind="warning")
 
@@ -85,6 +89,7 @@ class View:
             self._drawn = time.monotonic()
 
     def table(self) -> Table:
+        """What the terminal shows: one line a job."""
         done = sum(job.state == "finished" for job in self._jobs.values())
         table = Table(title=f"{done} of {len(self._jobs)} finished", title_justify="left")
         for column in ("job", "state", "epochs", "top-1", "images/s", "left"):
@@ -93,6 +98,6 @@ class View:
             table.add_row(*job.cells())
         return table
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         if not self._live:
             say(self._console, line)

@@ -1,32 +1,48 @@
-"""The papers' width and resolution tables, beside which the shipped experiments' results are printed."""
+"""Which shipped experiment repeats which lines of the papers' tables, and its results beside theirs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mobilenet_train.deploy.published import (
+    V1_PAPER,
+    V2_CHECKPOINTS,
+    V3_PAPER,
+    Published,
+    published,
+    published_by,
+)
 from mobilenet_train.sweeps.rows import Row
 
 
 @dataclass(frozen=True)
-class Published:
-    """One line of a published table, as printed there; ImageNet, input of `resolution` pixels."""
+class Line:
+    """A published network, and the job of the experiment that repeats it on smaller images."""
 
-    swept: Mapping[str, str | float]  # how a job of our sweep is told to be this line's
-    network: str
-    width: float
-    resolution: int
-    multiply_adds: str  # millions
-    parameters: str  # millions
-    top1: str  # percent
+    swept: Mapping[str, str | float]  # what the job sweeps
+    printed: Published
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    source: str
-    lines: Sequence[Published]
+    """The lines of a published table that an experiment repeats."""
+
+    name: str
+    lines: Sequence[Line]
+
+    @property
+    def title(self) -> str:
+        """The table's name, and where another source prints another top-1 for one of its networks."""
+        others = [
+            f"{other.source} for {other.name}: {other.top1}"
+            for line in self.lines
+            for other in published(line.printed.network, line.printed.width, line.printed.resolution)
+            if other.top1 != line.printed.top1
+        ]
+        return f"{self.name} ({'; '.join(others)})" if others else self.name
 
     def cells(self, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-        """Header and lines: ours, the exact counts of our networks at the paper's size, what the paper printed."""
+        """Header and lines: ours, the exact counts of our networks at the paper's size, what the source printed."""
         header = [
             "network",
             "our top-1",
@@ -37,23 +53,23 @@ class PaperTable:
             "parameters, published",
             "ImageNet top-1, published",
         ]
-        cells = []
-        for line in self.lines:
-            ours = next((row.top1_text for row in rows if _matches(line, row)), "")
-            madds, parameters = exact_counts(line.network, line.width, line.resolution)
-            cells.append(
-                [
-                    f"{line.network} {line.width:g} at {line.resolution}",
-                    ours,
-                    f"{madds / 1e6:.2f} M",
-                    f"{line.multiply_adds} M",
-                    f"{madds / 1e6 - float(line.multiply_adds):+.2f} M",
-                    f"{parameters:,}",
-                    f"{line.parameters} M",
-                    line.top1,
-                ]
-            )
-        return header, cells
+        return header, [_cells(line, rows) for line in self.lines]
+
+
+def _cells(line: Line, rows: Sequence[Row]) -> list[str]:
+    printed = line.printed
+    assert printed.multiply_adds is not None
+    madds, parameters = exact_counts(printed.network, printed.width, printed.resolution)
+    return [
+        printed.name,
+        next((row.top1_text for row in rows if _matches(line, row)), ""),
+        f"{madds / 1e6:.2f} M",
+        f"{printed.multiply_adds} M",
+        f"{madds / 1e6 - printed.multiply_adds:+.2f} M",
+        f"{parameters:,}",
+        f"{printed.parameters} M",
+        str(printed.top1),
+    ]
 
 
 @lru_cache
@@ -74,7 +90,7 @@ def paper_table(experiment: str) -> PaperTable | None:
     return TABLES.get(experiment)
 
 
-def _matches(line: Published, row: Row) -> bool:
+def _matches(line: Line, row: Row) -> bool:
     return all(_equal(row.swept.get(key), value) for key, value in line.swept.items())
 
 
@@ -82,54 +98,25 @@ def _equal(text: str | None, value: str | float) -> bool:
     return text is not None and (text == value if isinstance(value, str) else float(text) == value)
 
 
-def _by_width(network: str, width: float, madds: str, parameters: str, top1: str) -> Published:
-    return Published({"model.width_mult": width}, network, width, 224, madds, parameters, top1)
-
-
-def _v1_by_resolution(ours: int, resolution: int, madds: str, top1: str) -> Published:
-    return Published({"dataset.resolution": ours}, "v1", 1.0, resolution, madds, "4.2", top1)
-
-
-def _v3_by_width(network: str, width: float, madds: str, parameters: str, top1: str) -> Published:
-    return Published({"model": network, "model.width_mult": width}, network, width, 224, madds, parameters, top1)
+def _by_width(source: str, network: str, widths: Sequence[float]) -> list[Line]:
+    return [Line({"model.width_mult": width}, published_by(source, network, width, 224)) for width in widths]
 
 
 TABLES = {
-    "v1_width": PaperTable(
-        "Howard et al. 2017, Table 6",
-        [
-            _by_width("v1", 1.0, "569", "4.2", "70.6"),
-            _by_width("v1", 0.75, "325", "2.6", "68.4"),
-            _by_width("v1", 0.5, "149", "1.3", "63.7"),
-            _by_width("v1", 0.25, "41", "0.5", "50.6"),
+    "v1_width": PaperTable(f"{V1_PAPER}, Table 6", _by_width(V1_PAPER, "v1", (1.0, 0.75, 0.5, 0.25))),
+    "v1_resolution": PaperTable(
+        f"{V1_PAPER}, Table 7",
+        [  # our pixels are a quarter of the paper's
+            Line({"dataset.resolution": ours}, published_by(V1_PAPER, "v1", 1.0, 4 * ours)) for ours in (56, 48, 40, 32)
         ],
     ),
-    "v1_resolution": PaperTable(  # our pixels are a quarter of the paper's
-        "Howard et al. 2017, Table 7",
-        [
-            _v1_by_resolution(56, 224, "569", "70.6"),
-            _v1_by_resolution(48, 192, "418", "69.1"),
-            _v1_by_resolution(40, 160, "290", "67.2"),
-            _v1_by_resolution(32, 128, "186", "64.4"),
-        ],
-    ),
-    "v2_width": PaperTable(
-        "Google's MobileNetV2 checkpoints (the paper prints 72.0 for width 1 and 74.7 for 1.4)",
-        [
-            _by_width("v2", 1.4, "582", "6.06", "75.0"),
-            _by_width("v2", 1.0, "300", "3.47", "71.8"),
-            _by_width("v2", 0.75, "209", "2.61", "69.8"),
-            _by_width("v2", 0.5, "97", "1.95", "65.4"),
-            _by_width("v2", 0.35, "59", "1.66", "60.3"),
-        ],
-    ),
+    "v2_width": PaperTable(V2_CHECKPOINTS, _by_width(V2_CHECKPOINTS, "v2", (1.4, 1.0, 0.75, 0.5, 0.35))),
     "v3_width": PaperTable(
-        "Howard et al. 2019, Table 3",
+        f"{V3_PAPER}, Table 3",
         [
-            _v3_by_width("v3_large", 1.0, "219", "5.4", "75.2"),
-            _v3_by_width("v3_large", 0.75, "155", "4.0", "73.3"),
-            _v3_by_width("v3_small", 1.0, "56", "2.5", "67.4"),
-            _v3_by_width("v3_small", 0.75, "44", "2.0", "65.4"),
+            Line({"model": network, "model.width_mult": width}, published_by(V3_PAPER, network, width, 224))
+            for network in ("v3_large", "v3_small")
+            for width in (1.0, 0.75)
         ],
     ),
 }

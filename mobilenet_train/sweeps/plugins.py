@@ -17,15 +17,16 @@ from mobilenet_train.config.compose import conf_dir
 from mobilenet_train.sweeps.local_launcher import LocalLauncher
 from mobilenet_train.sweeps.sweep import Sweep, refuse_failures
 
-NAMESPACE = "hydra_plugins._mobilenet_train"  # Hydra takes plugins from no other package
+NAMESPACE = "hydra_plugins._mobilenet_train"  # Hydra takes no plugin with another name
 
 
 def register_plugins(tracebacks: bool) -> None:
     """Makes the plugins known to Hydra; `tracebacks` are for the jobs' logs."""
     LocalLauncher.tracebacks = tracebacks
     for plugin in (GridSweeper, OptunaSweeper, LocalLauncher):
-        plugin.__module__ = NAMESPACE
+        home, plugin.__module__ = plugin.__module__, NAMESPACE  # the name in conf/, which need not be a module
         Plugins.instance().register(plugin)
+        plugin.__module__ = home
     for file in (conf_dir() / "hydra").glob("*/*.yaml"):  # ours, not the one of that name an engine brings along
         ConfigStore.instance().repo["hydra"][file.parent.name].pop(file.name, None)
 

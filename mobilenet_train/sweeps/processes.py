@@ -39,7 +39,7 @@ def make_slots(wanted: int | str, jobs: int, device: str, threads: int | None) -
     return Slots(count, threads or max(1, cores // count), gpus)
 
 
-def spawn(arguments: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
+def spawn(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     """Starts `python ARGUMENTS` in a session of its own.
 
     On Linux it gets SIGTERM when this process dies, however it dies: a run then saves its state and leaves.

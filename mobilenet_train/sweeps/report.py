@@ -6,12 +6,13 @@ import io
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mobilenet_train.disk import write_text
+from mobilenet_train.disk import write_text, writing
 from mobilenet_train.sweeps.figures import draw_pareto
 from mobilenet_train.sweeps.folder import read_manifest
 from mobilenet_train.sweeps.papers import paper_table
@@ -20,19 +21,21 @@ from mobilenet_train.sweeps.rows import Row, read_rows
 Cells = tuple[list[str], list[list[str]]]  # header, rows
 
 
-def write(folder: Path, picture: bool = True) -> None:
+def write(folder: Path, figure: bool = True) -> None:
     """Rewrites sweep.csv, sweep.md and pareto.png of a sweep from what is in its run folders."""
     with (folder / "sweep.json").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # jobs on several machines may end together
-        write_to(folder, [folder], picture)
+        write_to(folder, [folder], figure)
 
 
-def write_to(target: Path, folders: Sequence[Path], picture: bool = True) -> None:
-    """Writes the report of one or several sweeps into `target`."""
+def write_to(target: Path, folders: Sequence[Path], figure: bool = True) -> None:
+    """Writes the report of one or several sweeps into `target`, made if need be. Raises RunError if it cannot."""
     rows = read_rows(folders)
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
     write_text(target / "sweep.csv", as_csv(rows))
     write_text(target / "sweep.md", as_markdown(rows, folders))
-    if picture and any(row.top1 for row in rows):
+    if figure and any(row.top1 for row in rows):
         draw_pareto(rows, target / "pareto.png", title=", ".join(folder.name for folder in folders))
 
 
@@ -51,48 +54,58 @@ def show(folders: Sequence[Path], console: Console) -> None:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """One line a configuration, full precision, for programs."""
+    """sweep.csv: one line a configuration, what is swept, then COLUMNS; empty where there is no number."""
     keys = _swept_keys(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, *CSV_COLUMNS])
+    writer.writerow([*keys, *COLUMNS])
     for row in rows:
-        first = (row.finished or row.runs)[0]
-        top1, best = row.top1, row.mean("best")
-        numbers = [
-            " ".join(str(run.job.seed) for run in row.runs),
-            row.state,
-            len(row.finished),
-            _plain(top1.mean if top1 else None, 2),
-            _plain(top1.deviation if top1 else None, 3),
-            _plain(top1.interval if top1 else None, 3),
-            " ".join(_plain(run.top1, 2) or "-" for run in row.runs),
-            _plain(best, 2),
-            first.best_chosen_on,
-            first.parameters or "",
-            first.multiply_adds or "",
-            _plain(row.mean("images_per_second"), 1),
-            _plain(row.mean("seconds"), 1),
-        ]
-        writer.writerow([*(row.swept.get(key, "") for key in keys), *map(str, numbers)])
+        results = (_plain(value, COLUMNS[name]) for name, value in results_of(row).items())
+        writer.writerow([*(row.swept.get(key, "") for key in keys), *results])
     return text.getvalue()
 
 
-CSV_COLUMNS = (
-    "seeds",
-    "state",
-    "finished",
-    "final_top1",
-    "final_top1_sd",
-    "final_top1_ci95",
-    "final_top1_by_seed",
-    "best_top1",
-    "best_chosen_on",
-    "parameters",
-    "multiply_adds",
-    "images_per_second",
-    "training_seconds",
-)
+def as_values(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The same for programs: numbers are numbers, not rounded, and None where there is none."""
+    keys = _swept_keys(rows)
+    return [{**{key: row.swept_value(key) for key in keys}, **results_of(row)} for row in rows]
+
+
+COLUMNS = {  # of sweep.csv, after the swept keys -> decimals of what is not a whole number
+    "seeds": 0,
+    "state": 0,
+    "finished": 0,
+    "final_top1": 2,
+    "final_top1_sd": 3,
+    "final_top1_ci95": 3,
+    "final_top1_by_seed": 2,
+    "best_top1": 2,
+    "best_chosen_on": 0,
+    "parameters": 0,
+    "multiply_adds": 0,
+    "images_per_second": 1,
+    "training_seconds": 1,
+}
+
+
+def results_of(row: Row) -> dict[str, Any]:
+    """A configuration's results, one for each of COLUMNS; lists have an entry for each seed."""
+    first, top1 = (row.finished or row.runs)[0], row.top1
+    return {
+        "seeds": [run.job.seed for run in row.runs],
+        "state": row.state,
+        "finished": len(row.finished),
+        "final_top1": top1.mean if top1 else None,
+        "final_top1_sd": top1.std if top1 else None,
+        "final_top1_ci95": top1.interval if top1 else None,
+        "final_top1_by_seed": [run.top1 for run in row.runs],
+        "best_top1": row.mean("best"),
+        "best_chosen_on": first.best_chosen_on or None,
+        "parameters": first.parameters,
+        "multiply_adds": first.multiply_adds,
+        "images_per_second": row.mean("images_per_second"),
+        "training_seconds": row.mean("seconds"),
+    }
 
 
 def as_markdown(rows: Sequence[Row], folders: Sequence[Path]) -> str:
@@ -116,7 +129,7 @@ def short_cells(rows: Sequence[Row]) -> Cells:
     lines = []
     for row in rows:
         first, best = (row.finished or row.runs)[0], row.mean("best")
-        rate, seconds = row.mean("images_per_second"), row.mean("seconds")
+        throughput, seconds = row.mean("images_per_second"), row.mean("seconds")
         lines.append(
             [
                 row.label,
@@ -125,7 +138,7 @@ def short_cells(rows: Sequence[Row]) -> Cells:
                 "" if best is None else f"{best:.2f}",
                 "" if first.parameters is None else f"{first.parameters:,}",
                 "" if first.multiply_adds is None else f"{first.multiply_adds / 1e6:.2f} M",
-                "" if rate is None else f"{rate:.0f}",
+                "" if throughput is None else f"{throughput:.0f}",
                 "" if seconds is None else duration(seconds),
                 row.state,
             ]
@@ -140,7 +153,7 @@ def beside_papers(rows: Sequence[Row], folders: Sequence[Path]) -> list[tuple[st
         key, _, name = word.partition("=")
         paper = paper_table(name) if key == "experiment" else None
         if paper is not None:
-            tables.append((f"{name}: ours beside ImageNet's, {paper.source}", paper.cells(rows)))
+            tables.append((f"{name}: ours beside ImageNet's, {paper.title}", paper.cells(rows)))
     return tables
 
 
@@ -159,5 +172,9 @@ def _markdown(cells: Cells) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ruler, *lines))
 
 
-def _plain(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _plain(value: Any, digits: int) -> str:
+    if isinstance(value, list):
+        return " ".join(_plain(part, digits) or "-" for part in value)
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

@@ -3,9 +3,10 @@
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -30,6 +31,26 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Repeats of a number: mean, sample standard deviation, half of the mean's 95 % interval (None for one)."""
+
+    mean: float
+    std: float | None
+    interval: float | None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """The interval is Student's: it holds for a few repeats too."""
+    if len(values) == 1:
+        return Spread(values[0], None, None)
+    from scipy.stats import t
+
+    std = statistics.stdev(values)
+    interval = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
+    return Spread(statistics.fmean(values), std, interval)
+
+
+@dataclass(frozen=True)
 class Row:
     """The runs of one configuration, in the order of their seeds."""
 
@@ -40,8 +61,14 @@ class Row:
     def label(self) -> str:
         return label(self.swept)
 
+    def swept_value(self, key: str) -> Any:
+        """What the text of a swept value stands for, read as Hydra reads it; None for a key that was not swept."""
+        text = self.swept.get(key)
+        return None if text is None else OverridesParser.create().parse_override(f"{key}={text}").value()
+
     @property
     def finished(self) -> list[Run]:
+        """Those that got to their end."""
         return [run for run in self.runs if run.state == "finished"]
 
     @property
@@ -51,7 +78,7 @@ class Row:
         return self.runs[0].state if len(counts) == 1 else ", ".join(f"{n} {state}" for state, n in counts.items())
 
     @property
-    def top1(self) -> "Spread | None":
+    def top1(self) -> Spread | None:
         """Of the runs that finished."""
         values = [run.top1 for run in self.finished if run.top1 is not None]
         return spread(values) if values else None
@@ -62,7 +89,7 @@ class Row:
         top1 = self.top1
         if top1 is None:
             return ""
-        return f"{top1.mean:.2f}" + ("" if top1.interval is None else f" ± {top1.interval:.2f} ({top1.deviation:.2f})")
+        return f"{top1.mean:.2f}" + ("" if top1.interval is None else f" ± {top1.interval:.2f} ({top1.std:.2f})")
 
     def mean(self, name: str) -> float | None:
         """Of a number of the finished runs, e.g. `images_per_second`."""
@@ -70,29 +97,8 @@ class Row:
         return statistics.fmean(values) if values else None
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Repeats of a number: mean, sample standard deviation, half of the mean's 95 % interval (None for one)."""
-
-    mean: float
-    deviation: float | None
-    interval: float | None
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """The interval is Student's: it holds for a few repeats too."""
-    if len(values) == 1:
-        return Spread(values[0], None, None)
-    from scipy.stats import t
-
-    deviation = statistics.stdev(values)
-    return Spread(
-        statistics.fmean(values), deviation, float(t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
-    )
-
-
 def read_rows(folders: Sequence[Path]) -> list[Row]:
-    """The configurations of one or several sweeps. Raises RunError for a folder that holds no sweep.
+    """The configurations of one or several sweeps. Raises RunError for a folder that is not a sweep.
 
     What is fixed within each sweep, but not the same in all of them, counts as swept.
     """
@@ -111,6 +117,7 @@ def read_rows(folders: Sequence[Path]) -> list[Row]:
 
 
 def read_run(folder: Path, job: Job) -> Run:
+    """One job's numbers from the summary.json in its folder."""
     summary = summary_of(folder, job.name)
     final, best = summary.get("final"), summary.get("best")
     return Run(
@@ -125,15 +132,6 @@ def read_run(folder: Path, job: Job) -> Run:
         images_per_second=summary.get("images_per_second"),
         seconds=summary.get("training_seconds"),
     )
-
-
-def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names of those (cost, top-1) points that no other beats: none costs as little and is as good."""
-    front: list[str] = []
-    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
-        if not front or points[name][1] > points[front[-1]][1]:
-            front.append(name)
-    return front
 
 
 def _different(manifest: Manifest, others: Sequence[Manifest]) -> dict[str, str]:

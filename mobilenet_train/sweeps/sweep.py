@@ -38,7 +38,7 @@ from mobilenet_train.sweeps.local_launcher import LocalLauncher
 from mobilenet_train.sweeps.processes import Slots, make_slots
 
 REFUSED = ("run_dir", "resume")
-ACTIONS = {"finished": "finished", "waiting": "start", "failed": "try again"}  # else: go on
+ACTIONS = {"finished": "finished", "waiting": "start", "failed": "try again"}  # else: resume
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Sweep:
 
     @classmethod
     def of(cls, loader: ConfigLoader, master: DictConfig, grid: Sequence[str]) -> "Sweep":
-        """The sweep that a composed configuration asks for. Raises ConfigError for keys that a sweep can't have."""
+        """The sweep that a composed configuration asks for. Raises ConfigError for keys that a sweep cannot have."""
         check_sweep(master)
         typed = [*grid, *master.hydra.overrides.task]
         parsed = OverridesParser.create().parse_overrides(typed)
@@ -73,7 +73,7 @@ class Sweep:
         for override in parsed:
             key = override.key_or_group
             if key in REFUSED:
-                raise ConfigError(f"{key} can't be given with -m: a sweep names its own run folders; sweep=NAME is its")
+                raise ConfigError(f"{key} cannot be given with -m: a sweep names its own run folders; give sweep=NAME")
             if key in SWEEP_KEYS and override.is_sweep_override():
                 raise ConfigError(f"{override.input_line} is not allowed: {key} belongs to the whole sweep")
             if key in ("slots", "on_failure") and not local:
@@ -131,6 +131,7 @@ class Sweep:
         ]
 
     def swept_values(self, overrides: Sequence[str]) -> dict[str, str]:
+        """The values of a job's swept keys, as typed."""
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         return {o.key_or_group: o.get_value_element_as_str() for o in parsed if o.key_or_group in self.swept}
 
@@ -142,11 +143,11 @@ class Sweep:
         if self.held is not None:
             return
         if self.folder.is_dir() and not (self.folder / "sweep.json").exists() and self.names() - {"lock"}:
-            raise RunError(f"{self.folder} is not empty and holds no sweep; choose another name: sweep=NAME")
+            raise RunError(f"{self.folder} is not empty and is not a sweep; choose another name: sweep=NAME")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{self.folder} can't be made: {error.strerror} ({error.filename})") from error
+            raise RunError(f"{self.folder} cannot be made: {error.strerror} ({error.filename})") from error
         self.held = run_folder.lock(self.folder)
         for path in self.folder.glob("*/lock"):
             run_folder.wait_until_free(path.parent, self.say)
@@ -188,19 +189,19 @@ class Sweep:
                 total += cost.seconds or 0.0
                 time = report.duration(cost.seconds) if cost.seconds is not None else "?"
                 cells = [f"{cost.parameters:,}", f"{cost.multiply_adds / 1e6:.2f} M", time]
-            table.add_row(one.job.label, ACTIONS.get(one.state, "go on"), *cells)
+            table.add_row(one.job.label, ACTIONS.get(one.state, "resume"), *cells)
         self.console.print(table)
         if slots is not None and forecasts:
             at_once = f"{slots.count} at once, {slots.threads} threads each"
             about = report.duration(total / slots.count)
-            self.say(f"about {about} if all of these began anew, {at_once}")
+            self.say(f"about {about} if all of these start from scratch, {at_once}")
         self.say(f"sweep folder: {self.folder}")
 
     def launch(self, launcher: Launcher, todo: Sequence[Planned], forecasts: dict[str, Forecast]) -> None:
         """Runs the jobs, the longest first, so that none is left alone at the end; reports whatever happens."""
         longest_first = sorted(todo, key=lambda one: -(forecasts[one.job.group].seconds or 0.0))
         if isinstance(launcher, LocalLauncher):
-            launcher.after_job = lambda: report.write(self.folder, picture=False)
+            launcher.after_job = lambda: report.write(self.folder, figure=False)
         try:
             if longest_first:
                 launcher.launch([one.overrides for one in longest_first], initial_job_idx=0)

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_train.disk import replacing
-from mobilenet_train.results import EpochResult
+from mobilenet_train.results import EpochResult, Score
 
 COLOURS = {"train": "#8a8f98", "test": "#1f6fb4", "val": "#2a9d62", "EMA, test": "#d9722b"}
 Curves = dict[str, list[float]]
 
 
 def draw_curves(history: Sequence[EpochResult], path: Path, title: str) -> None:
-    """Draws a history of at least one epoch; replaces the picture at `path` in one go."""
+    """Draws a history of at least one epoch; replaces the image at `path` atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -29,27 +29,23 @@ def draw_curves(history: Sequence[EpochResult], path: Path, title: str) -> None:
 
 
 def losses(history: Sequence[EpochResult]) -> Curves:
-    curves = {
-        "train": [result.train.loss for result in history],
-        "val": [result.val.loss for result in history if result.val],
-        "test": [result.test.loss for result in history],
-        "EMA, test": [result.ema_test.loss for result in history if result.ema_test],
-    }
-    return _measured(curves)
+    """The mean loss per image in every epoch, for each set of images that was measured."""
+    return {name: [score.loss for score in scores] for name, scores in _measured(history).items()}
 
 
 def accuracies(history: Sequence[EpochResult]) -> Curves:
-    curves = {
-        "train": [result.train.top1 for result in history],
-        "val": [result.val.top1 for result in history if result.val],
-        "test": [result.test.top1 for result in history],
-        "EMA, test": [result.ema_test.top1 for result in history if result.ema_test],
+    """Top-1 in percent in every epoch, for each set of images that was measured."""
+    return {name: [score.top1 for score in scores] for name, scores in _measured(history).items()}
+
+
+def _measured(history: Sequence[EpochResult]) -> dict[str, list[Score]]:
+    scores = {
+        "train": [result.train for result in history],
+        "val": [result.val for result in history if result.val],
+        "test": [result.test for result in history],
+        "EMA, test": [result.ema_test for result in history if result.ema_test],
     }
-    return _measured(curves)
-
-
-def _measured(curves: Curves) -> Curves:
-    return {name: values for name, values in curves.items() if values}
+    return {name: found for name, found in scores.items() if found}
 
 
 def _draw(axes: Any, epochs: list[int], curves: Curves, label: str, number: str) -> None:

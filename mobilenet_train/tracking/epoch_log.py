@@ -19,6 +19,7 @@ class EpochLog:
         write_text(path, self._text())
 
     def record(self, event: Event) -> None:
+        """Appends the lines of an event. Raises RunError if the file cannot be written."""
         self._append(event_lines(event, self._epochs))
         if isinstance(event, EpochStarted):
             self._started = event
@@ -58,8 +59,8 @@ def closing_lines(history: Sequence[EpochResult]) -> list[str]:
     """The test top-1 of every epoch, in percent; nothing if there was no epoch."""
     if not history:
         return []
-    rates = " ".join(f"{result.test.top1:.2f}" for result in history)
-    return [f"{_stamp(history[-1].finished_at)},accuracy_rate=[{rates}]"]
+    top1 = " ".join(f"{result.test.top1:.2f}" for result in history)
+    return [f"{_stamp(history[-1].finished_at)},accuracy_rate=[{top1}]"]
 
 
 def _last_batch_line(result: EpochResult) -> str:

@@ -20,6 +20,7 @@ class MetricsCsv:
                 path.unlink(missing_ok=True)  # rows of an epoch that no checkpoint remembers
 
     def record(self, result: EpochResult) -> None:
+        """Appends the row of an epoch. Raises RunError if the file cannot be written."""
         columns = list(cells((*self._history, result)[0]))
         append_text(self._path, _line(_row(result, columns)), before=lambda: self._before(columns))
 
@@ -28,7 +29,7 @@ class MetricsCsv:
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The whole lines of a run's metrics.csv, one an epoch; none if there is no such file yet."""
+    """The whole lines of a run's metrics.csv, one an epoch; none while the file does not exist."""
     path = folder / "metrics.csv"
     if not path.exists():
         return []

@@ -1,7 +1,7 @@
-"""Event files for TensorBoard: scalars by optimiser update, hyperparameters and pictures, all in one run.
+"""Event files for TensorBoard: scalars by optimiser update, hyperparameters and images, all in one run.
 
 Written record by record, without SummaryWriter: its thread reports a full disk by a traceback, and the names
-of its files don't sort by age when a run is resumed within a second.
+of its files do not sort by age when a run is resumed within a second.
 """
 
 import re
@@ -24,7 +24,7 @@ class TensorBoard:
     """The run's event file. Every record is on its way to the disk when a method returns.
 
     A resume from update `step` opens another file, which first takes back every point after `step`: the run
-    goes on from a checkpoint, and the points up to a checkpoint are written before it.
+    resumes from a checkpoint, and the points up to a checkpoint are written before it.
     """
 
     def __init__(self, description: RunDescription, step: int) -> None:
@@ -40,20 +40,22 @@ class TensorBoard:
             self._add(self._start, step=0)
 
     def record(self, event: Progress | EpochResult) -> None:
+        """Writes the event's numbers, an epoch's only if they are not in the files already."""
         self._step = event.step
         if isinstance(event, Progress):
             self._add_scalars(progress_scalars(event), event.step, time.time())
         elif not self._known(event):
             self._add_scalars(epoch_scalars(event), event.step, event.finished_at)
 
-    def record_images(self, pictures: "Tensor") -> None:
+    def record_images(self, images: "Tensor") -> None:
         """A grid of training images as the network sees them; a resumed run shows them already."""
         from torch.utils.tensorboard.summary import image
 
         if self._resumed_at == 0:
-            self._add(image("train/images", pictures.cpu(), dataformats="NCHW"), step=0)
+            self._add(image("train/images", images.cpu(), dataformats="NCHW"), step=0)
 
     def close(self, finished: bool) -> None:
+        """Ends the session; HParams lists a run that is not `finished` as still running."""
         if finished:
             self._add(self._end, self._step)
         with writing(self._folder):
@@ -87,7 +89,7 @@ class TensorBoard:
 class EventFile:
     """A file of records, newer by name than all others in `folder`.
 
-    It begins by taking back the others' points from step `purge_from` on.
+    It starts by taking back the others' points from step `purge_from` on.
     """
 
     def __init__(self, folder: Path, purge_from: int) -> None:
@@ -101,6 +103,7 @@ class EventFile:
         self.add(wall_time=time.time(), step=purge_from, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, **fields: Any) -> None:
+        """Writes and flushes one record; `fields` are those of TensorBoard's Event."""
         from torch.utils.tensorboard.writer import Event
 
         self._writer.write(Event(**fields).SerializeToString())
@@ -111,11 +114,12 @@ class EventFile:
 
 
 def progress_scalars(event: Progress) -> dict[str, float]:
+    """The last batch's loss and the learning rate, by tag."""
     return {"train/loss_batch": event.batch_loss, "train/learning_rate": event.learning_rate}
 
 
 def epoch_scalars(result: EpochResult) -> dict[str, float]:
-    """Losses per sample, accuracies in percent."""
+    """Losses per sample, top-1 and top-5 in percent, by tag."""
     scalars = {
         "train/loss": result.train.loss,
         "train/top1": result.train.top1,
@@ -146,7 +150,7 @@ def _hparams(description: RunDescription) -> tuple[Any, Any, Any]:
     plugin = experiment.value[0].metadata.plugin_data
     declared = HParamsPluginData.FromString(plugin.content)
     for info in declared.experiment.hparam_infos:
-        info.differs = info.name in description.typed  # the table begins with those
+        info.differs = info.name in description.typed  # the table starts with those
     plugin.content = declared.SerializeToString()
     return experiment, start, end
 

@@ -1,4 +1,4 @@
-"""What a run says on the terminal: a progress bar for people, the epoch log's lines for pipes and files."""
+"""What a run shows on the terminal: a progress bar for people, the epoch log's lines for pipes and files."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from mobilenet_train.tracking.epoch_log import closing_lines, event_lines
 
 
 class Terminal:
-    """Shows events on `console`. A terminal or pipe that is closed falls silent; the run goes on."""
+    """Shows events on `console`. Once the terminal or pipe is closed nothing more is shown; the run continues."""
 
     def __init__(self, description: RunDescription, step: int, console: Console) -> None:
         self._console = console
@@ -67,7 +67,7 @@ class ProgressView:
     def __init__(self, description: RunDescription, step: int, console: Console) -> None:
         self._run = description
         self._first_step = self._step = step
-        self._clock: float | None = None  # when the first epoch of this session began
+        self._clock: float | None = None  # when the first epoch of this session started
         self._progress = Progress(
             TextColumn("{task.description}", style="bold", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
@@ -93,7 +93,7 @@ class ProgressView:
             self._progress.console.print(line, markup=False, highlight=False, no_wrap=True, overflow="ellipsis")
 
     def close(self, history: Sequence[EpochResult], finished: bool) -> None:  # noqa: ARG002
-        """Takes the bar away; the lines above it have said everything."""
+        """Takes the bar away; the lines above it stay."""
         self._progress.stop()
 
     def _start(self, event: EpochStarted) -> None:
@@ -153,7 +153,7 @@ def summary_line(result: EpochResult, epochs: int) -> str:
 
 
 def _silence(console: Console) -> None:
-    """Sends all further output nowhere, so that the flush at the program's end can't fail either."""
+    """Sends all further output nowhere, so that the flush at the program's end cannot fail either."""
     console.quiet = True
     try:
         descriptor = console.file.fileno()

@@ -23,7 +23,7 @@ SECONDS_BETWEEN_DRAWINGS = 60
 class Trackers:
     """All records of a run. For a resume, `history` and `step` are what the checkpoint knows.
 
-    When `record` returns, the event is in every file. A file that can't be written raises RunError.
+    When `record` returns, the event is in every file. A file that cannot be written raises RunError.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Trackers:
     ) -> None:
         folder = description.folder
         self._title = description.title
-        self._picture = folder / "curves.png"
+        self._curves = folder / "curves.png"
         self._drawn_at: float | None = None
         self._history = list(history)
         self._log = EpochLog(folder / "train.log", description.epochs, self._history)
@@ -44,6 +44,7 @@ class Trackers:
         self._terminal = Terminal(description, step, console or Console())
 
     def record(self, event: Event) -> None:
+        """Writes the event to every record that shows it; redraws the curves once a minute at most."""
         self._log.record(event)
         if isinstance(event, EpochResult):
             self._csv.record(event)
@@ -54,14 +55,14 @@ class Trackers:
         if isinstance(event, EpochResult) and self._drawing_is_due():
             self._draw()
 
-    def record_images(self, pictures: "Tensor") -> None:
+    def record_images(self, images: "Tensor") -> None:
         """Shows training images of shape (N, 3, H, W), values 0..1, as the network gets them."""
         if self._board:
-            self._board.record_images(pictures)
+            self._board.record_images(images)
 
     def close(self, finished: bool) -> None:
-        """Ends the records; `finished` says that the run came to its end and was not interrupted."""
-        self._terminal.close(self._history, finished)  # first: it can't fail, and gives the screen back
+        """Ends the records; `finished` if the run came to its end and was not interrupted."""
+        self._terminal.close(self._history, finished)  # first: it cannot fail, and gives the screen back
         if finished:
             self._log.finish()
         if self._board:
@@ -73,5 +74,5 @@ class Trackers:
         return self._drawn_at is None or time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_DRAWINGS
 
     def _draw(self) -> None:
-        draw_curves(self._history, self._picture, self._title)
+        draw_curves(self._history, self._curves, self._title)
         self._drawn_at = time.monotonic()

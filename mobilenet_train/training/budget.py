@@ -1,4 +1,4 @@
-"""A run that ends on time: how many updates a budget of seconds pays for, planned again as the run goes on."""
+"""A run that ends on time: how many updates a budget of seconds pays for, planned again while it runs."""
 
 import copy
 import statistics
@@ -17,7 +17,7 @@ from mobilenet_train.training.state import TrainState
 from mobilenet_train.training.step import train_update
 
 CLOSING_SECONDS = 2.0  # the last checkpoint, curves.png and summary.json
-FEWEST_UPDATES = 20  # fewer say too little about the pace, and are too few to plan again for
+FEWEST_UPDATES = 20  # fewer are too short a sample of the pace, and not worth another plan
 MEASURED_UPDATES = 6  # on a copy of the state; the first two warm up
 
 
@@ -66,7 +66,7 @@ def _seconds_of_update(state: TrainState, train: TrainBatches, plan: Plan, resol
 def affordable_updates(step: int, seconds: float, pace: Pace, plan: Plan) -> int:
     """The updates of the whole run, at most the plan's and at least one, if `seconds` are left after `step` of them.
 
-    The time of a plan is that of its updates and of an epoch's end for every epoch begun.
+    The time of a plan is that of its updates and of an epoch's end for every epoch started.
     """
 
     def time_to(updates: int) -> float:

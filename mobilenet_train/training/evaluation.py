@@ -12,7 +12,7 @@ from mobilenet_train.results import Score
 from mobilenet_train.runtime import Runtime
 
 
-class Interrupted(Exception):  # noqa: N818 (it is no error)
+class Interrupted(Exception):  # noqa: N818 (not an error)
     """The run was asked to stop (SIGTERM, Ctrl-C); its state is saved."""
 
 
@@ -28,7 +28,7 @@ def evaluate(
 
     Sums are kept on the device; `show` is handed the logits (B, classes) of each batch. The model itself is not
     touched: what computes is a copy with batch-norm folded in.
-    Raises Interrupted between batches if `stop()` says so.
+    Raises Interrupted between batches once `stop()` is true.
     """
     network = folded(model)
     totals = torch.zeros(3, dtype=runtime.sum_dtype, device=runtime.device)

@@ -15,7 +15,7 @@ from mobilenet_train.training.budget import Budget
 from mobilenet_train.training.evaluation import Interrupted, evaluate
 from mobilenet_train.training.schedule import Plan
 from mobilenet_train.training.state import Best, TrainState, new_sums
-from mobilenet_train.training.step import rate_of, train_update
+from mobilenet_train.training.step import learning_rate_of, train_update
 
 
 class NotFiniteError(RunError):
@@ -34,7 +34,7 @@ def fit(
 
     Whoever reads the stream writes each event down before asking for the next; a checkpoint is saved only
     after that. So what a checkpoint knows is on disk, and what came after it is cut off at a resume.
-    Raises Interrupted (state saved) once `stop()` says so, NotFiniteError if the loss is not finite.
+    Raises Interrupted (state saved) once `stop()` is true, NotFiniteError if the loss is not finite.
     """
     while state.batch > 0 or (state.step < state.updates and not early_stopped(state, plan)):
         if state.batch == 0:
@@ -111,7 +111,7 @@ def finish_epoch(
         test=test,
         val=val,
         ema_test=ema_test,
-        learning_rate=rate_of(state, plan, state.step - 1),
+        learning_rate=learning_rate_of(state, plan, state.step - 1),
         images_per_second=state.sums.images_per_second,
         seconds=state.sums.seconds,
         evaluation_seconds=time.perf_counter() - clock,
@@ -142,7 +142,7 @@ def progress(state: TrainState, plan: Plan) -> Progress:
         updates=state.updates,
         batch_loss=state.sums.last_batch[0].item(),
         train=state.sums.score(),
-        learning_rate=rate_of(state, plan, state.step - 1),
+        learning_rate=learning_rate_of(state, plan, state.step - 1),
         images_per_second=state.sums.images_per_second,
     )
 
@@ -155,7 +155,7 @@ def check_finite(state: TrainState, plan: Plan) -> None:
     if bad >= 0:
         raise NotFiniteError(
             f"the loss or the weights were not finite at update {bad} (epoch {state.epoch}), with the learning rate "
-            f"{rate_of(state, plan, bad):.4g}: "
+            f"{learning_rate_of(state, plan, bad):.4g}: "
             "try a lower optim.lr, a longer optim.schedule.warmup or optim.clip_norm=1"
         )
 

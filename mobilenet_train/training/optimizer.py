@@ -1,6 +1,8 @@
-"""Optimisers and what they decay."""
+"""Optimisers, and which parameters have weight decay."""
 
+import operator
 from collections.abc import Callable, Iterable
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser of `config` over the trainable parameters of `model`, fused where torch can.
 
-    Muon multiplies matrices in the type `products`, by default the kernels' own; bf16 suffices and is faster.
+    Muon multiplies matrices in the type `products`, which defaults to the kernels' own; bf16 suffices and is faster.
     """
     groups = parameter_groups(model, config)
     if isinstance(config, MuonConfig):
@@ -33,7 +35,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     """Parameters with weight decay, and those without (norms, biases, perhaps depthwise kernels).
 
     With optim.backbone_lr other than 1, groups of their own for the classifier and the rest; `rate_share` is a
-    group's share of the rate. For Muon, pointwise kernels come in groups with `matrices` set.
+    group's share of the learning rate. For Muon, pointwise kernels come in groups with `matrices` set.
     """
     depthwise = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
     pointwise = pointwise_kernels(model) if isinstance(config, MuonConfig) else set()
@@ -41,7 +43,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
     sgd_share = config.sgd_lr / config.lr if isinstance(config, MuonConfig) else 1.0
 
     def settings(parameter: Tensor) -> tuple[float, float, bool]:
-        """Weight decay, share of the rate, and whether it is one of Muon's matrices."""
+        """Weight decay, share of the learning rate, and whether it is one of Muon's matrices."""
         share = config.backbone_lr if head and id(parameter) not in head else 1.0
         if id(parameter) in pointwise:
             return 0.0, share, True
@@ -66,7 +68,7 @@ def pointwise_kernels(model: nn.Module) -> set[int]:
 
 
 def head_parameters(model: nn.Module) -> set[int]:
-    """The ids of the classifier's parameters, those that optim.backbone_lr is not for."""
+    """The ids of the classifier's parameters, those that optim.backbone_lr does not apply to."""
     assert isinstance(model, MobileNet)
     return {id(parameter) for parameter in model.classifier.parameters()}
 
@@ -79,31 +81,37 @@ def penalised_weights(model: nn.Module) -> list[Tensor]:
 class Eager(torch.optim.Optimizer):
     """An optimiser that is never compiled: torch's own import its compiler at their first call, which takes 2 s."""
 
-    add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
-    state_dict = torch.optim.Optimizer.state_dict.__wrapped__  # type: ignore[attr-defined]
-    load_state_dict = torch.optim.Optimizer.load_state_dict.__wrapped__  # type: ignore[attr-defined]
-    zero_grad = torch.optim.Optimizer.zero_grad.__wrapped__  # type: ignore[attr-defined]
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
 
 
 class SGD(Eager, torch.optim.SGD):
-    step = torch.no_grad()(torch.optim.SGD.step.__wrapped__)  # type: ignore[attr-defined]
+    """torch's own, never compiled."""
+
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
 
 
 class Adam(Eager, torch.optim.Adam):
-    step = torch.no_grad()(torch.optim.Adam.step.__wrapped__)  # type: ignore[attr-defined]
+    """torch's own, never compiled."""
+
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
 
 
 class AdamW(Eager, torch.optim.AdamW):
-    step = torch.no_grad()(torch.optim.Adam.step.__wrapped__)  # type: ignore[attr-defined]
+    """torch's own, never compiled."""
+
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))  # AdamW has none of its own
 
 
 class Muon(SGD):
     """Momentum made orthogonal for pointwise kernels (Muon, Jordan et al. 2024), SGD with Nesterov for all others.
 
     A kernel (out, in, 1, 1) is a matrix; its update is the nearest matrix that turns all directions by the same
-    amount. Batch-norm follows these kernels and takes out their length, so the length is held and the rate is the
-    length of an update as a share of it. torch.optim.Muon takes matrices only and always multiplies them in bf16,
-    which few CPUs have.
+    amount. Batch-norm follows these kernels and takes out their length, so the length is held and the learning rate
+    is the length of an update as a share of it. torch.optim.Muon takes matrices only and always multiplies them in
+    bf16, which few CPUs have.
     """
 
     def __init__(
@@ -123,7 +131,8 @@ class Muon(SGD):
         return super().__getstate__() | {"products": self.products}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One update from the gradients; a closure is not supported. Matrices' gradients are None afterwards."""
         assert closure is None
         for group in self.param_groups:
             if group["matrices"]:
@@ -133,7 +142,7 @@ class Muon(SGD):
                         kernel.grad = None  # so that SGD leaves it alone
         super().step()
 
-    def _turn(self, kernel: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
+    def _turn(self, kernel: Tensor, gradient: Tensor, learning_rate: float, momentum: float) -> None:
         state = self.state[kernel]
         if not state:
             state["velocity"] = torch.zeros_like(kernel)
@@ -142,7 +151,7 @@ class Muon(SGD):
         ahead = gradient.add(velocity, alpha=momentum)
         direction = orthogonalised(ahead.flatten(1).to(self.products or kernel.dtype)).to(kernel.dtype).view_as(kernel)
         kernel.mul_(state["length"] / kernel.norm())
-        kernel.sub_(direction * (state["length"] / direction.norm()), alpha=rate)
+        kernel.sub_(direction * (state["length"] / direction.norm()), alpha=learning_rate)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
@@ -160,28 +169,30 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 class TFRMSprop(Eager):
-    """RMSprop as TensorFlow computes it, which the MobileNet papers' rates and epsilon are for.
+    """RMSprop as TensorFlow computes it, which the MobileNet papers' learning rates and epsilon are for.
 
     Differs from torch.optim.RMSprop in three places: epsilon is inside the square root, the mean square
-    starts at 1, and the rate is applied before the momentum, so that a change of rate acts at once.
+    starts at 1, and the learning rate is applied before the momentum, so that a change of it acts at once.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, alpha: float, eps: float, momentum: float) -> None:
         super().__init__(params, {"lr": lr, "alpha": alpha, "eps": eps, "momentum": momentum, "weight_decay": 0.0})
+        self._kept: dict[int, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, and after load_state_dict: the tensors of the state are others."""
+        super().__setstate__(state)
+        self._kept = {}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One update from the gradients; a closure is not supported."""
         assert closure is None
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            for p in params:
-                if not self.state[p]:
-                    self.state[p]["square"] = torch.ones_like(p)
-                    self.state[p]["velocity"] = torch.zeros_like(p)
-            squares = [self.state[p]["square"] for p in params]
-            velocities = [self.state[p]["velocity"] for p in params]
+            squares, velocities = self._moments(number, params)
             gradients = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
             torch._foreach_mul_(squares, group["alpha"])
             torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["alpha"])
@@ -190,3 +201,17 @@ class TFRMSprop(Eager):
             torch._foreach_mul_(velocities, group["momentum"])
             torch._foreach_addcdiv_(velocities, gradients, roots, value=group["lr"])
             torch._foreach_sub_(params, velocities)
+
+    def _moments(self, group: int, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Mean squares and velocities of the parameters of a group, kept from update to update."""
+        kept, squares, velocities = self._kept.get(group, ([], [], []))
+        if len(kept) == len(params) and all(map(operator.is_, kept, params)):
+            return squares, velocities
+        for p in params:
+            if not self.state[p]:
+                self.state[p]["square"] = torch.ones_like(p)
+                self.state[p]["velocity"] = torch.zeros_like(p)
+        squares = [self.state[p]["square"] for p in params]
+        velocities = [self.state[p]["velocity"] for p in params]
+        self._kept[group] = (params, squares, velocities)
+        return squares, velocities

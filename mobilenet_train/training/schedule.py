@@ -11,7 +11,7 @@ from mobilenet_train.runtime import Runtime
 
 
 def learning_rate(update: int, total: int, updates_per_epoch: float, peak: float, schedule: ScheduleConfig) -> float:
-    """The rate of update number `update` (from 0) of `total`: linear warm-up to `peak`, then decay.
+    """The learning rate of update number `update` (from 0) of `total`: linear warm-up to `peak`, then `schedule.decay`.
 
     Update 0 already moves: the warm-up gives peak / warm-up updates there. Cosine and linear reach
     `schedule.final` x peak just after the last update.
@@ -19,7 +19,7 @@ def learning_rate(update: int, total: int, updates_per_epoch: float, peak: float
     warmup = round(schedule.warmup * total)
     if update < warmup:
         return peak * (update + 1) / warmup
-    done = (update - warmup) / max(1, total - warmup)  # 0..1 of the decay
+    done = (update - warmup) / max(1, total - warmup)  # 0..1 of the time after warm-up
     if schedule.decay == "linear":
         return peak * (schedule.final + (1 - schedule.final) * (1 - done))
     if schedule.decay == "cosine":
@@ -44,7 +44,7 @@ def resolution(update: int, total: int, full: int, divisor: int, progressive: Pr
 
 
 def resolutions(full: int, divisor: int, progressive: ProgressiveConfig) -> list[int]:
-    """All that `resolution` gives, growing."""
+    """All that `resolution` returns, from small to large."""
     return [full] if progressive.start is None else [*range(progressive.start, full, divisor), full]
 
 
@@ -64,14 +64,14 @@ class Plan:
     updates: int
     divisor: int
     class_weights: Tensor | None = None
-    schedule_from: int = 0  # the update at which the schedule begins, above 0 after resume_schedule=restart
+    schedule_from: int = 0  # the update at which the schedule starts, above 0 after resume_schedule=restart
 
     def epochs(self, updates: int) -> int:
-        """Epochs begun in so many updates, the last one perhaps cut short by max_updates or a budget."""
+        """Epochs started in so many updates, the last one perhaps cut short by max_updates or a budget."""
         return -(-updates // self.updates_per_epoch)
 
     def learning_rate(self, update: int, updates: int) -> float:
-        """The scheduled rate of an update in a run of `updates`; the schedule begins at `schedule_from`."""
+        """The scheduled learning rate of an update in a run of `updates`; the schedule starts at `schedule_from`."""
         optim, start = self.config.optim, self.schedule_from
         return learning_rate(update - start, updates - start, self.updates_per_epoch, optim.lr, optim.schedule)
 
@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def resolutions(self) -> list[int]:
-        """All that `resolution` gives, growing."""
+        """All that `resolution` returns, from small to large."""
         return resolutions(self.config.dataset.resolution, self.divisor, self.config.progressive)
 
 

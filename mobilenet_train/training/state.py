@@ -38,6 +38,7 @@ class EpochSums:
 
     @property
     def images_per_second(self) -> float:
+        """Training throughput of the epoch so far; 0 before its first update."""
         return self.seen / self.seconds if self.seconds else 0.0
 
 
@@ -51,7 +52,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     sums: EpochSums
     first_bad_step: Tensor  # int64 (): the first update with a loss that was not finite, or -1
-    updates: int  # planned for the whole run; a budget plans again as it goes on
+    updates: int  # planned for the whole run; a budget plans again during the run
     replica: nn.Module | None = None  # the model as several ranks train it, exchanging gradients
     step: int = 0
     epoch: int = 0
@@ -95,6 +96,7 @@ class TrainState:
 
 
 def new_sums(runtime: Runtime, started_at: float = 0.0) -> EpochSums:
+    """Empty totals on the runtime's device, for an epoch that started at `started_at` (seconds since 1970)."""
     zeros = torch.zeros(2, dtype=runtime.sum_dtype, device=runtime.device)
     return EpochSums(zeros, zeros.clone(), started_at=started_at)
 

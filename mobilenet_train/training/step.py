@@ -24,7 +24,7 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     config, runtime, ranks = plan.config, plan.runtime, plan.runtime.ranks
     network = state.replica or state.model
     for group in state.optimizer.param_groups:
-        group["lr"] = rate_of(state, plan, state.step) * group.get("rate_share", 1.0)
+        group["lr"] = learning_rate_of(state, plan, state.step) * group.get("rate_share", 1.0)
     for number, (images, labels) in enumerate(batches):
         torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
         share = len(labels) / config.batch_size  # of the global batch
@@ -46,11 +46,11 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     state.batch += len(batches)
     average_statistics(state.model, ranks, share)
     if state.ema:
-        state.ema.update(state.model, state.step)
+        state.ema.update(state.step)
 
 
 def warm_up(state: TrainState, batch: tuple[Tensor, Tensor], plan: Plan) -> None:
-    """A few updates that leave no trace in `state`: torch.compile works then, outside the time that rates count."""
+    """A few updates that leave no trace in `state`, so that torch.compile's work is outside all measured times."""
     before = deepcopy(state.state_dict())
     for _ in range(WARM_UP_UPDATES):
         train_update(state, [batch], plan)
@@ -64,7 +64,7 @@ def training_loss(logits: Tensor, labels: Tensor, smoothing: float, weights: Ten
     return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum") / len(labels)
 
 
-def rate_of(state: TrainState, plan: Plan, update: int) -> float:
+def learning_rate_of(state: TrainState, plan: Plan, update: int) -> float:
     """The learning rate of an update: scheduled, and lowered by each recovery so far."""
     return plan.learning_rate(update, state.updates) * plan.config.recover.factor**state.recoveries
 
@@ -79,7 +79,7 @@ def l1_penalty(model: nn.Module, strength: float) -> Tensor | float:
 def record(state: TrainState, plan: Plan, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
     """Adds a global batch to the epoch's sums and remembers the first loss that was not finite, all on the device.
 
-    A mixed image counts as right where its larger part was named.
+    A mixed image counts as right where the prediction is the larger share's label.
     """
     images, dtype = plan.config.batch_size, plan.runtime.sum_dtype
     classes = labels if labels.ndim == 1 else labels.argmax(1)

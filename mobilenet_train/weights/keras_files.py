@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import h5py
 
 BLOCKS = 13
 NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
@@ -17,7 +21,7 @@ Layer = dict[str, np.ndarray]  # variables by Keras's name
 def read_keras(path: Path) -> dict[str, Tensor]:
     """A state dict from `.h5` (by layer name, Keras 1 to 3) or `.weights.h5` (by layer order, Keras 3).
 
-    Raises ImportError without h5py, OSError if the file is no HDF5 file, KeyError for a layer that is not there.
+    Raises ImportError without h5py, OSError if the file is not an HDF5 file, KeyError for a layer that is missing.
     """
     import h5py
 
@@ -50,11 +54,11 @@ def _kernel(values: np.ndarray, *, depthwise: bool) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
 
 
-def _by_name(group: "h5py.Group") -> dict[str, Layer]:  # type: ignore[name-defined]  # noqa: F821
+def _by_name(group: "h5py.Group") -> dict[str, Layer]:
     """Layer -> variables; they lie below the layer as `LAYER/kernel:0`, `kernel` or `depthwise_kernel:0`."""
     layers: dict[str, Layer] = {}
 
-    def visit(path: str, item: "h5py.Dataset | h5py.Group") -> None:  # type: ignore[name-defined]  # noqa: F821
+    def visit(path: str, item: "h5py.Dataset | h5py.Group") -> None:
         if hasattr(item, "shape"):
             layer, variable = path.split("/")[0], path.split("/")[-1].split(":")[0]
             layers.setdefault(layer, {})[variable.removeprefix("depthwise_")] = item[()]
@@ -63,7 +67,7 @@ def _by_name(group: "h5py.Group") -> dict[str, Layer]:  # type: ignore[name-defi
     return layers
 
 
-def _by_order(file: "h5py.File") -> dict[str, Layer]:  # type: ignore[name-defined]  # noqa: F821
+def _by_order(file: "h5py.File") -> dict[str, Layer]:
     """The same from Keras 3's `layers/KIND_NUMBER/vars/NUMBER`, where layers of a kind are numbered as they come."""
 
     def variables(kind: str, number: int, names: tuple[str, ...]) -> Layer:

@@ -1,4 +1,4 @@
-"""Starting from trained weights: where they come from, whether they fit, and what starts afresh."""
+"""Starting from trained weights: where they come from, whether they fit, and what starts from scratch."""
 
 import pickle
 from pathlib import Path
@@ -19,10 +19,10 @@ Weights = tuple[dict[str, Tensor], list[str] | None]  # by parameter name; the c
 
 
 def start_from(model: MobileNet, network: str, source: str, class_names: tuple[str, ...]) -> str:
-    """Copies the weights of `source` (model.weights) into `model`; returns what to tell the user.
+    """Copies the weights of `source` (model.weights) into `model`; returns what to log.
 
-    The last layer starts afresh if the weights are for other classes. Raises RunError if they can't be had or
-    don't fit.
+    The last layer starts from scratch if the weights are for other classes. Raises RunError if they cannot be read or
+    do not fit.
     """
     state, names = _download(network) if source == "torchvision" else _read(Path(source).expanduser())
     ours = model.state_dict()
@@ -30,7 +30,7 @@ def start_from(model: MobileNet, network: str, source: str, class_names: tuple[s
     state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     wanted = {name for name in ours if not name.endswith("num_batches_tracked")}
     if lost := sorted(wanted - state.keys()) + sorted(state.keys() - wanted):
-        raise RunError(f"model.weights={source} is no {network}: {lost[0]} is only in one of the two")
+        raise RunError(f"model.weights={source} is not a {network}: {lost[0]} is only in one of the two")
     classes = len(state[f"{head}.bias"])
     kept = classes == len(class_names) and names in (None, list(class_names))
     if not kept:
@@ -45,7 +45,7 @@ def start_from(model: MobileNet, network: str, source: str, class_names: tuple[s
     if kept:
         return f"weights from {source}; last layer kept"
     why = "other classes" if classes == len(class_names) else f"{classes} classes there, {len(class_names)} here"
-    return f"weights from {source}; last layer afresh ({why})"
+    return f"weights from {source}; last layer from scratch ({why})"
 
 
 def freeze(model: MobileNet, choice: str | int) -> None:
@@ -89,12 +89,12 @@ def _read(path: Path) -> Weights:
         raise RunError(f"model.weights={path} needs h5py to be read: pip install h5py") from error
     except KeyError as error:
         raise RunError(
-            f"model.weights={path} is no MobileNetV1 of Keras with its last layer: {error} is missing"
+            f"model.weights={path} is not a MobileNetV1 of Keras with its last layer: {error} is missing"
         ) from error
     except pickle.UnpicklingError as error:
         raise RunError(f"model.weights={path} is damaged, or holds more than tensors, which could run code") from error
     except Exception as error:
-        raise RunError(f"model.weights={path} can't be read: {str(error).splitlines()[0]}") from error
+        raise RunError(f"model.weights={path} cannot be read: {str(error).splitlines()[0]}") from error
     if isinstance(saved, dict) and "format" in saved:
         saved = checkpoint.load(path)
         return saved["model"], saved["class_names"]

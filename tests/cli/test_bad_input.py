@@ -16,9 +16,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from mobilenet_train.cli.train import main
+from mobilenet_train.config.fields import Rule
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import Saved
-from mobilenet_train.config.schema import SWEEP_KEYS, TrainConfig
+from mobilenet_train.config.schema import OPTIONS, TrainConfig
 from mobilenet_train.errors import ConfigError
 from mobilenet_train.runs import folder as run_folder
 from tests.cli.helpers import exit_code, one_line
@@ -48,7 +49,7 @@ CASES: list[tuple[str, int, list[str]]] = [
     (
         "dataset=cifar",
         2,
-        ["dataset=cifar", "cifar10, custom, digits, imagenet_subset, webdataset", "did you mean 'cifar10'?"],
+        ["dataset=cifar", "cifar10, custom, digits, folder, imagenet_subset, webdataset", "did you mean 'cifar10'?"],
     ),
     ("optim=sdg", 2, ["optim=sdg", "adam, adamw, muon, rmsprop, sgd", "did you mean 'sgd'?"]),
     ("augment=stronger", 2, ["augment=strong", "basic, none, shift"]),
@@ -69,8 +70,8 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("optim=adam optim.momentum=0.5", 2, ["'optim.momentum'", "optim=sgd", "optim=rmsprop"]),
     ("model=custom", 2, ["model.factory", "model.factory=..."]),
     ("dataset=custom", 2, ["dataset.factory", "dataset.factory=..."]),
-    ("model=custom model.factory=abc", 2, ["model.factory", "'abc'", "package.module:function"]),
-    ("dataset=custom dataset.factory=:load", 2, ["dataset.factory", "':load'", "package.module:function"]),
+    ("model=custom model.factory=abc", 2, ["model.factory=abc", "package.module:function"]),
+    ("dataset=custom dataset.factory=:load", 2, ["dataset.factory=:load", "package.module:function"]),
     # wrong types
     ("epochs=many", 2, ["epochs=many", "a whole number"]),
     ("epochs=1.5", 2, ["epochs=1.5", "a whole number"]),
@@ -100,10 +101,10 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("dataset.root=${oc.env:NOT_SET}", 2, ["dataset.root", "NOT_SET"]),
     ("dataset=webdataset", 2, ["dataset.train", "dataset.train=..."]),
     # data that are not there
-    ("dataset=imagenet_subset", 1, ["no-data/imagenet_subset is no folder", "dataset.root=PHOTOS", "CLASS/*.jpg"]),
-    (f"dataset=webdataset {SHARDS}", 1, ["dataset.train=a.tar", "names no file"]),
-    # runs to go on with
-    ("resume=nowhere", 1, ["nowhere", "no run to go on with"]),
+    ("dataset=imagenet_subset", 1, ["no-data/imagenet_subset is not a folder", "dataset.root=FOLDER", "CLASS/*.jpg"]),
+    (f"dataset=webdataset {SHARDS}", 1, ["dataset.train=a.tar", "matches no file"]),
+    # runs to resume
+    ("resume=nowhere", 1, ["nowhere", "is not a run to continue"]),
     ("resume=nowhere run_dir=here", 2, ["resume=nowhere", "run_dir=here", "give one"]),
 ]
 
@@ -130,23 +131,23 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "budget", "", "null or a time"),
     ("", "budget", "0m", "null or a time"),
     ("", "max_updates", 0, "null or a whole number from 1"),
-    ("", "batch_size", 1, "from 2"),
+    ("", "batch_size", 1, "batch-norm needs two images"),
+    ("", "batch_size", 2**20 + 1, "from 2 to 1048576"),
     ("", "batch_size", 0, "from 2"),
     ("", "batch_size", -8, "from 2"),
     ("", "seed", -1, "from 0 to 4294967295"),
     ("", "seed", 2**32, "from 0 to 4294967295"),
-    ("", "label_smoothing", 1.0, "0 <= label_smoothing < 1"),
-    ("", "label_smoothing", -0.1, "0 <= label_smoothing < 1"),
-    ("", "ema.decay", 1.0, "0 (off) <= ema.decay < 1"),
+    ("", "label_smoothing", 1.0, "a number from 0, below 1"),
+    ("", "label_smoothing", -0.1, "a number from 0, below 1"),
+    ("", "ema.decay", 1.0, "from 0, below 1 (0 is off)"),
     ("", "early_stop.patience", 0, "null or a number of epochs from 1"),
     ("", "early_stop.patience", 3, "dataset.val_fraction=0.1"),
     ("", "eval.batch_size", 0, "from 1"),
     ("", "checkpoint.every_minutes", 0.0, "above 0"),
     ("", "log_every", 0, "from 1"),
     ("", "recover.attempts", -1, "from 0 to 100"),
-    ("", "recover.factor", 1, "0 < recover.factor < 1"),
+    ("", "recover.factor", 1, "above 0, below 1"),
     ("", "resume_schedule", "again", "continue or restart"),
-    ("", "schedule_from", -1, "from 0"),
     ("", "device.name", "gpu", "auto, cpu, cuda"),
     ("", "device.threads", 0, "from 1 to 1024"),
     ("", "device.threads", 1025, "from 1 to 1024"),
@@ -155,10 +156,10 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "device.compile", "fast", "null or one of default, reduce-overhead, max-autotune"),
     ("", "dataset.resolution", 7, "from 8 to 4096"),
     ("", "dataset.resolution", 4097, "from 8 to 4096"),
-    ("", "dataset.fraction", 0.0, "0 < dataset.fraction <= 1"),
-    ("", "dataset.fraction", 1.1, "0 < dataset.fraction <= 1"),
+    ("", "dataset.fraction", 0.0, "above 0, at most 1"),
+    ("", "dataset.fraction", 1.1, "above 0, at most 1"),
     ("", "dataset.max_per_class", 0, "null or a whole number from 1"),
-    ("", "dataset.val_fraction", 1.0, "dataset.val_fraction < 1"),
+    ("", "dataset.val_fraction", 1.0, "from 0, below 1"),
     ("", "dataset.mean", [0.5], "three numbers"),
     ("", "dataset.std", [0.5], "three numbers above 0"),
     ("", "dataset.std", [0.0, 1.0, 1.0], "three numbers above 0"),
@@ -167,7 +168,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("dataset=imagenet_subset", "dataset.cache", "ram", "auto, memory, disk, off"),
     ("dataset=imagenet_subset", "dataset.workers", -1, "from 0 to 1024"),
     ("dataset=imagenet_subset", "dataset.on_bad_image", "ignore", "error or skip"),
-    ("dataset=imagenet_subset", "dataset.test_fraction", 0.0, "0 < dataset.test_fraction < 1"),
+    ("dataset=imagenet_subset", "dataset.test_fraction", 0.0, "above 0, below 1"),
     ("dataset=imagenet_subset", "dataset.classes", ["cat"], "two or more classes"),
     ("dataset=imagenet_subset", "dataset.classes", ["cat", "cat"], "no folder twice"),
     ("dataset=imagenet_subset", "dataset.classes", "cat", "a list of class folders"),
@@ -176,23 +177,23 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "balance", "weights", "none, loss, sampling"),
     ("", "augment.crop_padding", -1, "from 0 to 64"),
     ("", "augment.crop_padding", 65, "from 0 to 64"),
-    ("", "augment.cutout", -1, "from 0 (off) to 4096"),
-    ("", "augment.cutout", 4097, "from 0 (off) to 4096"),
+    ("", "augment.cutout", -1, "pixels, from 0 to 4096"),
+    ("", "augment.cutout", 4097, "pixels, from 0 to 4096"),
     ("", "augment.resized_crop", [0.5], "two shares of the area"),
     ("", "augment.resized_crop", [0.5, 0.2], "two shares of the area"),
     ("augment=standard", "augment.crop_padding", 4, "give one of the two"),
-    ("", "augment.brightness", 1.5, "from 0 (off) to 1"),
-    ("", "augment.contrast", -0.1, "from 0 (off) to 1"),
-    ("", "augment.saturation", 1.5, "from 0 (off) to 1"),
+    ("", "augment.brightness", 1.5, "a number from 0 to 1"),
+    ("", "augment.contrast", -0.1, "a number from 0 to 1"),
+    ("", "augment.saturation", 1.5, "a number from 0 to 1"),
     ("", "augment.operations", "autoaugment", "none, trivialaugment, randaugment"),
     ("", "augment.magnitude", 31, "from 0 to 30"),
-    ("", "augment.erasing", 1.1, "from 0 (off) to 1"),
+    ("", "augment.erasing", 1.1, "a number from 0 to 1"),
     ("", "augment.mixup", -1.0, "the alpha of a beta distribution"),
     ("", "augment.cutmix", 101.0, "the alpha of a beta distribution"),
-    ("", "dataset.crop_ratio", 0.0, "0 < dataset.crop_ratio <= 1"),
+    ("", "dataset.crop_ratio", 0.0, "above 0, at most 1"),
     ("", "eval.resolution", 7, "from 8 to 4096"),
     ("", "progressive.start", 64, "from 8 to dataset.resolution=32"),
-    ("", "progressive.full_from", 0.0, "0 < full_from <= 1"),
+    ("", "progressive.full_from", 0.0, "above 0, at most 1"),
     ("", "optim.lr", 0.0, "above 0, at most 1000"),
     ("", "optim.lr", 1001.0, "above 0, at most 1000"),
     ("", "optim.weight_decay", -1.0, "from 0 to 10"),
@@ -202,49 +203,60 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "optim.backbone_lr", 0.0, "above 0, at most 10"),
     ("model=custom model.factory=a:b", "optim.backbone_lr", 0.1, "model=custom"),
     ("", "optim.schedule.decay", "cosin", "cosine, linear, step, exponential, constant"),
-    ("", "optim.schedule.warmup", 1.0, "0 <= warmup < 1"),
+    ("", "optim.schedule.warmup", 1.0, "from 0, below 1"),
     ("", "optim.schedule.final", 1.1, "from 0 to 1"),
     ("", "optim.schedule.every_epochs", 0.0, "above 0"),
-    ("", "optim.schedule.factor", 0.0, "0 < factor <= 1"),
-    ("", "optim.momentum", 1.0, "0 <= momentum < 1"),
-    ("optim=rmsprop", "optim.momentum", -0.1, "0 <= momentum < 1"),
+    ("", "optim.schedule.factor", 0.0, "above 0, at most 1"),
+    ("", "optim.momentum", 1.0, "from 0, below 1"),
+    ("optim=rmsprop", "optim.momentum", -0.1, "from 0, below 1"),
     ("optim=muon", "optim.sgd_lr", 0.0, "above 0, at most 1000"),
-    ("optim=muon", "optim.sgd_momentum", 0.0, "0 < sgd_momentum < 1"),
+    ("optim=muon", "optim.sgd_momentum", 0.0, "above 0, below 1"),
     ("optim=sgd optim.nesterov=false optim.momentum=0", "optim.nesterov", True, "optim.momentum above 0"),
-    ("optim=rmsprop", "optim.alpha", 1.0, "0 <= alpha < 1"),
+    ("optim=rmsprop", "optim.alpha", 1.0, "from 0, below 1"),
     ("optim=rmsprop", "optim.eps", 0.0, "above 0"),
     ("optim=adam", "optim.betas", [0.9], "two numbers"),
-    ("optim=adamw", "optim.betas", [0.9, 1.0], "0 <= beta < 1"),
+    ("optim=adamw", "optim.betas", [0.9, 1.0], "two numbers from 0, below 1"),
     ("optim=adamw", "optim.eps", 0.0, "above 0"),
     ("", "model.width_mult", 0.0, "above 0, at most 32"),
     ("", "model.width_mult", -1.0, "above 0, at most 32"),
     ("", "model.width_mult", 33.0, "above 0, at most 32"),
-    ("", "model.dropout", 1.0, "0 <= dropout < 1"),
+    ("", "model.dropout", 1.0, "from 0, below 1"),
     ("", "model.stride_plan", 6, "auto, imagenet or how many strides to drop, 0 to 5"),
     ("", "model.stride_plan", "paper", "auto, imagenet"),
     ("", "model.stride_plan", True, "auto, imagenet"),
     ("", "model.activation", "gelu", "paper, relu, relu6, hard_swish"),
-    ("", "model.norm_eps", 0.0, "0 < norm_eps < 1"),
-    ("", "model.norm_momentum", 0.0, "0 < norm_momentum <= 1"),
+    ("", "model.norm_eps", 0.0, "above 0, below 1"),
+    ("", "model.norm_momentum", 0.0, "above 0, at most 1"),
     ("model=v1", "model.depth_multiplier", 0, "from 1 to 16"),
     ("model=v1 model.separable=false", "model.depth_multiplier", 2, "model.separable=true"),
-    ("model=v1", "model.padding", "valid", "symmetric, tensorflow"),
+    ("model=v1", "model.padding", "valid", "symmetric or tensorflow"),
     ("model=v1", "model.weights", "torchvision", "v2, v3_large and v3_small at width 1"),
     ("model=v2 model.width_mult=0.5", "model.weights", "torchvision", "at width 1 only"),
     ("", "model.freeze", 0, "none, backbone or how many"),
     ("", "model.freeze", "backbone", "give model.weights too"),
+    ("model=v1", "model.separable", 2, "true or false"),
+    ("", "model.squeeze_excite", -1, "true or false"),
+    ("", "dataset.download", 3, "true or false"),
+    ("", "augment.flip", -1, "true or false"),
+    ("", "optim.decay_norm_and_bias", 7, "true or false"),
+    ("", "optim.decay_depthwise", 7, "true or false"),
+    ("", "device.channels_last", 2, "true or false"),
+    ("", "device.sync_batch_norm", -2, "true or false"),
+    ("", "tensorboard", 2, "true or false"),
+    ("", "dry_run", 2, "true or false"),
+    ("", "preview", 2, "true or false"),
+    ("", "sweep", "a/b", "letters, digits"),
+    ("", "slots", 0, "auto or a whole number from 1 to 1024"),
+    ("", "on_failure", "retry", "continue or stop"),
     ("model=custom model.factory=a:b", "model.factory", "a:b:c", "package.module:function"),
     ("dataset=custom dataset.factory=a:b", "dataset.factory", "a", "package.module:function"),
 ]
 
-# Any value of these is fine: true and false, paths (which only trying can judge), arguments of the user's own code.
+# Any value of these is fine: names of choices, paths (which only trying can judge), arguments of the user's own code.
 ANYTHING_GOES = {
-    *("model.name", "model.separable", "model.squeeze_excite", "model.args", "dataset.name", "dataset.args"),
-    *("dataset.cache_dir", "dataset.train", "dataset.test", "dataset.class_names"),
-    *("dataset.root", "dataset.download", "augment.name", "augment.flip", "optim.name", "optim.decay_norm_and_bias"),
-    *("optim.decay_depthwise", "device.channels_last", "tensorboard", "outputs", "run_dir", "resume", "dry_run"),
-    *("preview", "device.sync_batch_norm"),
-    *SWEEP_KEYS,  # have their rules where a sweep is checked
+    *("model.name", "model.args", "dataset.name", "dataset.args", "dataset.cache_dir", "dataset.train"),
+    *("dataset.test", "dataset.class_names", "dataset.root", "augment.name", "optim.name", "outputs", "run_dir"),
+    *("resume", "max_steps"),
 }
 
 
@@ -292,6 +304,58 @@ def test_every_key_has_a_rule_or_is_known_to_need_none() -> None:
     tried = {key for _, key, _, _ in RULES}
     assert keys - tried == ANYTHING_GOES
     assert tried & ANYTHING_GOES == set()
+    # the two strings of the network that torchvision's weights and the number of features judge
+    assert {key for key, found in OPTIONS.items() if all(o.rule is None for o in found)} <= {
+        *ANYTHING_GOES,
+        "model.weights",
+    }
+
+
+@pytest.mark.parametrize("key", sorted(OPTIONS))
+def test_every_range_that_can_be_typed_has_an_upper_limit(key: str) -> None:
+    def takes(rule: Rule, value: float) -> bool:
+        try:
+            return rule.fits_typed(value)
+        except TypeError:  # lists and words
+            return False
+
+    for option in OPTIONS[key]:
+        if option.rule and (takes(option.rule, 4) or takes(option.rule, 0.4)):
+            assert not takes(option.rule, 10**25)
+            assert not takes(option.rule, 1e300)
+
+
+@pytest.mark.parametrize(
+    "word", ["eval.batch_size=9223372036854775807", "log_every=" + "9" * 25, "checkpoint.every_minutes=1e308"]
+)
+def test_a_typed_value_beyond_reason_is_refused(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, word) == 2
+    assert word.partition("=")[0] in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("dataset.mean=[-1e9,5,1e9]", "three numbers from 0 to 1"),
+        ("optim=adam optim.eps=1e20", "at most 1"),
+        ("augment.flip=-1", "augment.flip=-1 is not allowed: true or false"),
+        ("tensorboard=2", "tensorboard=2 is not allowed: true or false"),
+        ("device.channels_last=10", "device.channels_last=10 is not allowed: true or false"),
+    ],
+)
+def test_what_hydra_lets_through_is_refused_with_what_is_allowed(
+    word: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, *word.split()) == 2
+    assert said in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("word", ["true", "false", "yes", "no", "on", "off", "1", "0", "True", "OFF"])
+def test_a_boolean_takes_what_yaml_takes(word: str) -> None:
+    expected = word.lower() in ("true", "yes", "on", "1")
+    assert configure(f"augment.flip={word}").augment.flip is expected
 
 
 def test_a_key_added_below_an_unknown_key_is_not_its_own_suggestion(
@@ -376,7 +440,7 @@ def test_a_second_run_in_a_run_dir_must_have_the_same_configuration(
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("a: [1", 1, ["no run to go on with"]),
+        ("a: [1", 1, ["is not a run to continue"]),
         ("- 1\n", 1, ["not a configuration"]),
         ("epochs: 3\n", 2, ["model.name"]),
         ("", 2, ["model.name"]),

@@ -214,7 +214,7 @@ def test_a_run_that_cannot_be_locked_is_named(
     unprivileged_from(monkeypatch, run_folder, "lock")
     message = refused_in_child(1, f"resume={shared_folder}")
     assert str(shared_folder) in message
-    assert "can't be written: Permission denied" in message
+    assert "cannot be written: Permission denied" in message
 
 
 @pytest.mark.parametrize("download", ["true", "false"])

@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import mobilenet_train
 from mobilenet_train import __version__
 from mobilenet_train.cli.help import GROUPS, help_text
 from mobilenet_train.config.explain import known_keys
+from mobilenet_train.config.fields import options
 from mobilenet_train.config.place import conf_dir
-from mobilenet_train.config.schema import SCHEMAS
+from mobilenet_train.config.schema import ALIASES, OPTIONS, PRESETS, SCHEMAS
 from tests.conftest import Command, configure
 
 FAST = 0.8  # seconds of processor time
@@ -107,7 +108,7 @@ def test_help_names_every_choice_of_every_group_and_every_knob() -> None:
         assert named == {path.stem for path in (conf_dir() / group).glob("*.yaml")}
         assert all(len(line.split()) >= 2 for line in section[1].splitlines()), "a choice without a word about it"
     assert set(SCHEMAS) <= set(GROUPS)
-    for key in sorted({key for key in known_keys() if key.partition(".")[0] not in GROUPS}):
+    for key in sorted({key for key in known_keys() if key.partition(".")[0] not in GROUPS} - set(ALIASES)):
         assert re.search(rf"^  {re.escape(key)}=\S+ +\S", text, re.M), f"--help does not tell of {key}"
     for option in ("--cfg job", "--version", "resume=", "-m", "dry_run=true", "--config-dir"):
         assert option in text
@@ -154,7 +155,9 @@ SHARDS = ["dataset.train=a.tar", "dataset.test=b.tar"]
 @pytest.mark.parametrize("group", SCHEMAS)
 def test_every_choice_composes_by_itself_with_a_value_for_every_key(group: str) -> None:
     for name in SCHEMAS[group]:
-        own = {"custom": [f"{group}.factory=a:b"], "webdataset": SHARDS}.get(name, [])
+        own = {"custom": [f"{group}.factory=a:b"], "webdataset": SHARDS, "folder": ["dataset.root=images"]}.get(
+            name, []
+        )
         configure(f"{group}={name}", *own)
 
 
@@ -178,10 +181,20 @@ def test_a_recipe_comes_with_its_combination_by_itself(recipe: str) -> None:
     choices = choices_of(recipe)
     for group, name in choices.items():
         assert name in SCHEMAS[group], f"{recipe} names no {group}"
-    config = OmegaConf.structured(configure(*(f"{group}={name}" for group, name in choices.items())))
+    own = ["dataset.root=images"] if choices["dataset"] == "folder" else []
+    config = OmegaConf.structured(configure(*(f"{group}={name}" for group, name in choices.items()), *own))
     values = dict(assigned(yaml.safe_load((conf_dir() / "recipe" / f"{recipe}.yaml").read_text())))
     assert values
     assert {key: OmegaConf.select(config, key) for key in values} == values
+
+
+@pytest.mark.parametrize(("preset", "dataset"), PRESETS.items())
+def test_a_preset_takes_the_recipes_of_its_data_set(preset: str, dataset: str) -> None:
+    named = configure(f"dataset={dataset}", "dataset.root=images", "model=v3_small", "optim=sgd")
+    assert (named.batch_size, named.optim.lr) == (64, 0.1)  # as conf/recipe/folder_v3_small_sgd.yaml has them
+    taken = configure(f"dataset={preset}", "dataset.root=images", "model=v3_small", "optim=sgd")
+    assert replace(taken, dataset=named.dataset) == named
+    assert replace(taken.dataset, name=dataset) == named.dataset
 
 
 @pytest.mark.parametrize("optim", sorted(SCHEMAS["optim"]))
@@ -214,19 +227,52 @@ def test_every_file_of_conf_says_what_it_is_for(file: Path) -> None:
     assert re.match(r"# \w", lines[0]), "the first line is a comment for people"
 
 
-LIKE_THE_KEY_ABOVE = {"std", "factor", "precision"}  # the comment above them speaks of both
+def lines_of(file: Path) -> Iterator[tuple[str, str, str | None]]:
+    """(dotted key, value, comment) of every key that a YAML file gives a value."""
+    parent = ""
+    for line in file.read_text().partition("\nhydra:")[0].splitlines():
+        if match := re.match(r"(\w+):$", line):
+            parent = match[1]
+        elif match := re.match(r"( *)(\w+): (.+?)(?: # (.+))?$", line):
+            yield (f"{parent}." if match[1] else "") + match[2], match[3], match[4]
 
 
-@pytest.mark.parametrize(
-    "file",
-    [file for file in FILES if file.parent.name not in ("recipe", "experiment")],
-    ids=lambda file: str(file.relative_to(conf_dir())),
-)
-def test_every_key_has_a_comment(file: Path) -> None:
-    text = file.read_text().partition("\nhydra:")[0]
-    keys = re.findall(r"^ *(\w+): ([^#\n]+?)(?: +# (.+))?$", text, re.M)
-    bare = {key for key, value, comment in keys if not comment and value.strip()}
-    assert bare - LIKE_THE_KEY_ABOVE <= {"name"}
+def inherited(file: Path) -> list[Path]:
+    """The files that a file of conf/ inherits, furthest first, and itself."""
+    names = re.findall(r"^  - (?:/(base/\w+)@_here_|(\w+))$", file.read_text(), re.M)
+    files = [
+        conf_dir() / f"{base}.yaml" if base else file.with_name(f"{own}.yaml") for base, own in names if own != "_self_"
+    ]
+    return [*(ancestor for parent in files for ancestor in inherited(parent)), file]
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in SCHEMAS for name in SCHEMAS[group]])
+def test_where_a_key_first_stands_its_comment_is_the_schemas_help(group: str, name: str) -> None:
+    helps = {key: option.help for key, option in options(SCHEMAS[group][name])}
+    first: dict[str, str | None] = {}
+    for file in inherited(conf_dir() / group / f"{name}.yaml"):
+        for key, _, comment in lines_of(file):
+            first.setdefault(key, comment)
+            if comment == helps[key]:
+                first[key] = comment
+    assert set(first) == set(helps)
+    assert {key: said for key, said in first.items() if key != "name"} == {
+        k: h for k, h in helps.items() if k != "name"
+    }
+
+
+def test_the_comments_of_train_yaml_are_the_schemas_help() -> None:
+    said = {key: comment for key, _, comment in lines_of(conf_dir() / "train.yaml")}
+    own = {key: found[0] for key, found in OPTIONS.items() if key.partition(".")[0] not in SCHEMAS}
+    assert said == {key: option.help for key, option in own.items() if not option.alias}
+
+
+def test_no_file_repeats_what_it_inherits() -> None:
+    for group in SCHEMAS:
+        for file in (conf_dir() / group).glob("*.yaml"):
+            *parents, own = inherited(file)
+            values = {key: value for parent in parents for key, value, _ in lines_of(parent)}
+            assert [key for key, value, _ in lines_of(own) if values.get(key) == value] == [], file
 
 
 def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
@@ -244,9 +290,9 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
 augment balance batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay
-epochs eval.batch_size eval.resolution experiment label_smoothing log_every max_updates model on_failure optim outputs
+epochs eval.batch_size eval.resolution experiment label_smoothing log_every max_steps max_updates model on_failure optim outputs
 preview
-progressive.full_from progressive.start recover.attempts recover.factor resume resume_schedule run_dir schedule_from
+progressive.full_from progressive.start recover.attempts recover.factor resume resume_schedule run_dir
 seed slots sweep tensorboard
 augment.brightness augment.contrast augment.crop_padding augment.cutmix augment.cutout augment.erasing augment.flip
 augment.magnitude augment.mixup augment.name augment.operations augment.resized_crop augment.saturation

@@ -1,24 +1,118 @@
-"""The commands beside mnet-train: help at once and without torch."""
+"""The commands beside mnet-train: help at once and without torch; and mnet-report."""
 
+import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mobilenet_train import __version__
+from mobilenet_train.cli import report
+from mobilenet_train.errors import RunError
+from tests.sweeps.made import RUNS, make_sweep
+from tests.tools import tool
+
+__all__ = ["tool"]
+
 SCRIPTS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
 TOOLS = sorted(set(SCRIPTS) - {"mnet-train"})
+Tool = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_help_comes_without_the_heavy_libraries(tool: str) -> None:
-    told = "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
-    module, function = SCRIPTS[tool].split(":")
-    code = f"{told}sys.argv[0] = {tool!r}; from {module} import {function}; {function}()"
+@pytest.mark.parametrize("name", TOOLS)
+def test_help_comes_without_the_heavy_libraries(name: str) -> None:
+    listing = "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+    module, function = SCRIPTS[name].split(":")
+    code = f"{listing}sys.argv[0] = {name!r}; from {module} import {function}; {function}()"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert done.stdout.startswith(f"usage: {tool} ")
-    assert f"  {tool} " in done.stdout, "there are examples"
+    assert done.stdout.startswith(f"usage: {name} ")
+    assert f"  {name} " in done.stdout, "there are examples"
     heavy = {"torch", "torchvision", "numpy", "hydra", "omegaconf", "sklearn", "matplotlib", "PIL", "onnx"}
     assert heavy & set(done.stderr.split()) == set()
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_every_tool_says_its_version(name: str, tool: Tool, capsys: Capture) -> None:
+    assert tool(name, "--version") == 0
+    assert capsys.readouterr().out == f"{name} {__version__}\n"
+
+
+# --- mnet-report
+
+
+def test_mnet_report_makes_a_sweeps_files_again(tmp_path: Path, tool: Tool, capsys: Capture) -> None:
+    folder = make_sweep(tmp_path / "s", RUNS)
+    assert tool("mnet-report", folder) == 0
+    assert "62.00 ± 4.97" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "sweep.json",
+        "sweep.csv",
+        "sweep.md",
+        "pareto.png",
+    }
+
+
+def test_mnet_report_merges_sweeps_into_a_folder_of_its_own(tmp_path: Path, tool: Tool, capsys: Capture) -> None:
+    a = make_sweep(tmp_path / "a", {(0.1, 0): 60.0})
+    b = make_sweep(tmp_path / "b", {(0.5, 0): 61.0})
+    assert tool("mnet-report", a, b, "--json", "--output", tmp_path / "both") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["model.width_mult"], row["final_top1"], row["final_top1_sd"]) for row in rows] == [
+        (0.1, 60.0, None),
+        (0.5, 61.0, None),
+    ]
+    assert (tmp_path / "both/pareto.png").exists()
+    assert not (a / "sweep.csv").exists()
+
+
+def test_mnet_report_diff_shows_what_differs(tmp_path: Path, tool: Tool, capsys: Capture) -> None:
+    folder = make_sweep(tmp_path / "s", {(0.1, 0): 60.0, (0.25, 0): 61.0})
+    a, b = (next(folder.glob(f"width_mult-{width}_*")) for width in (0.1, 0.25))
+    assert tool("mnet-report", "diff", a, b) == 0
+    assert "model.width_mult" in capsys.readouterr().out
+    assert tool("mnet-report", "diff", a, b, "--json") == 0
+    found = {row["key"]: (row[str(a)], row[str(b)]) for row in json.loads(capsys.readouterr().out)}
+    assert found["model.width_mult"] == (0.1, 0.25)
+    assert found["result: final.test.top1"] == (60.0, 61.0)
+    assert found["result: parameters"] == (100_000, 250_000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [(["nowhere"], "mnet-report"), (["diff", "nowhere", "nowhere"], "mnet-report diff")],
+    ids=" ".join,
+)
+def test_mnet_report_names_a_folder_that_holds_nothing(
+    arguments: list[str], program: str, tool: Tool, capsys: Capture
+) -> None:
+    assert tool("mnet-report", *arguments) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"{program}: ")
+    assert "nowhere is not a" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], ["diff", "nowhere", "nowhere"]], ids=" ".join)
+def test_hydra_full_error_gets_the_traceback_from_mnet_report(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["mnet-report", *arguments])
+    with pytest.raises(RunError, match="nowhere is not a"):
+        report.main()
+
+
+@pytest.mark.parametrize("arguments", [[], ["s", "--otput", "x"], ["diff", "one"]], ids=" ".join)
+def test_wrong_use_of_mnet_report_is_one_line_and_exit_code_2(
+    arguments: list[str], tool: Tool, capsys: Capture
+) -> None:
+    assert tool("mnet-report", *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("mnet-report")
+    assert "--help shows what is allowed" in message
+    assert message.count("\n") == 1

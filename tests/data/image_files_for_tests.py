@@ -1,4 +1,4 @@
-"""Trees of small drawn pictures, and files that are spoiled in ten ways."""
+"""Trees of small drawn images, and files that are spoiled in ten ways."""
 
 import io
 import os
@@ -57,12 +57,12 @@ SMALL: dict[str, Any] = {
 
 
 def folder_config(root: Path, **changes: Any) -> FolderConfig:
-    own = {"name": "imagenet_subset", "root": str(root), "classes": None, "test_fraction": 0.25}
+    own = {"name": "folder", "root": str(root), "classes": None, "test_fraction": 0.25}
     return FolderConfig(**{**SMALL, **own, "cache_dir": str(root.parent / "cache"), **changes})
 
 
 def bomb() -> bytes:
-    """A PNG of 20,000 x 20,000 pixels in a few hundred bytes: the header says so, and that is enough."""
+    """A PNG of 20,000 x 20,000 pixels in a few hundred bytes: the size in its header is enough."""
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
     body = b"".join(
@@ -71,8 +71,8 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def _write(data: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(data) and None  # type: ignore[func-returns-value]
+def _write(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
 
 
 def _flipped_bit(kind: str) -> bytes:
@@ -81,23 +81,23 @@ def _flipped_bit(kind: str) -> bytes:
     return bytes(data)
 
 
-# kind: how to make such a file, and what its reason must say
+# kind: how to make such a file, and what its reason must contain
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.touch(), "is empty"),
     "truncated": (_write(encoded(draw(1))[:-200]), "truncated"),
-    "text": (_write(b"this is no picture\n" * 20), "no picture"),
-    "web page": (_write(b"<!DOCTYPE html><html><body>404</body></html>"), "no picture"),
+    "text": (_write(b"this is not an image\n" * 20), "not an image"),
+    "web page": (_write(b"<!DOCTYPE html><html><body>404</body></html>"), "not an image"),
     "loop of links": (lambda path: path.symlink_to(path.name), "symbolic links"),
     "broken link": (lambda path: path.symlink_to("nowhere.jpg"), "No such file"),
-    "named pipe": (os.mkfifo, "no regular file"),
+    "named pipe": (os.mkfifo, "not a regular file"),
     "bomb": (_write(bomb()), "decompression bomb"),
-    "damaged PNG": (_write(_flipped_bit("PNG")), "can't be decoded"),
-    "header only": (_write(encoded(draw(2))[:120]), "can't"),
+    "damaged PNG": (_write(_flipped_bit("PNG")), "cannot be decoded"),
+    "header only": (_write(encoded(draw(2))[:120]), "cannot"),
 }
 
 
 def spoil(folder: Path, count: int) -> dict[str, str]:
-    """Adds `count` spoiled files of all kinds in turn; returns what each one's reason must say, by path."""
+    """Adds `count` spoiled files of all kinds in turn; returns what each one's reason must contain, by path."""
     kinds = list(SPOILED.items())
     random.Random(0).shuffle(kinds)
     reasons = {}

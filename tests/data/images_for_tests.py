@@ -1,4 +1,4 @@
-"""Small sets of random images, whose labels say which image it is."""
+"""Small sets of random images, whose labels are their numbers."""
 
 from dataclasses import replace
 

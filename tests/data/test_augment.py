@@ -72,9 +72,9 @@ def test_crop_cuts_the_drawn_window_of_each_sample() -> None:
     samples = draws.order[:7]
     cut = augment.crop(augment.pad(images, padding), samples, draws.top[samples], draws.left[samples], padding)
     padded = np.pad(images.numpy(), ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
-    for picture, sample in zip(cut.numpy(), samples.tolist(), strict=True):
+    for window, sample in zip(cut.numpy(), samples.tolist(), strict=True):
         top, left = int(draws.top[sample]), int(draws.left[sample])
-        assert np.array_equal(picture, padded[sample, top : top + size, left : left + size])
+        assert np.array_equal(window, padded[sample, top : top + size, left : left + size])
 
 
 def test_mirror_flips_the_chosen_images_left_to_right_and_no_other() -> None:
@@ -106,7 +106,7 @@ def test_cut_out_paints_one_square_and_nothing_else(
     assert np.array_equal(painted.numpy()[[0, 2]], expected[[0, 2]])
 
 
-def test_holes_are_drawn_anew_in_each_epoch_and_reach_every_pixel() -> None:
+def test_holes_are_drawn_again_in_each_epoch_and_reach_every_pixel() -> None:
     centres = augment.draw_cutout(5000, seed=1, epoch=0, height=8, width=12)
     assert torch.equal(centres, augment.draw_cutout(5000, seed=1, epoch=0, height=8, width=12))
     assert not torch.equal(centres, augment.draw_cutout(5000, seed=1, epoch=1, height=8, width=12))

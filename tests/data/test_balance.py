@@ -57,4 +57,4 @@ def test_balanced_batches_follow_that_order_from_any_start(start: int) -> None:
     order = balanced_order(UNEVEN, seed=0, epoch=2)[start * 8 : 96].split(8)
     for expected, (images, labels) in zip(order, even.epoch(2, start=start), strict=True):
         assert torch.equal(labels, UNEVEN[expected])
-        assert torch.equal(images, even.prepare(split.images[expected]))  # type: ignore[index]
+        assert torch.equal(images, even.prepare(split.images[expected]))

@@ -37,10 +37,10 @@ def test_a_batch_does_not_depend_on_where_the_epoch_was_started(start: int) -> N
 
 def test_a_batch_does_not_depend_on_earlier_epochs_or_other_random_numbers() -> None:
     split = numbered(24)
-    fresh, used = train_batches(split), train_batches(split)
+    unused, used = train_batches(split), train_batches(split)
     list(used.epoch(0))
     torch.manual_seed(5)
-    for (images, labels), (again, labels_again) in zip(fresh.epoch(1), used.epoch(1), strict=True):
+    for (images, labels), (again, labels_again) in zip(unused.epoch(1), used.epoch(1), strict=True):
         assert torch.equal(images, again)
         assert torch.equal(labels, labels_again)
 
@@ -124,11 +124,11 @@ def test_a_higher_resolution_is_made_batch_by_batch_on_the_device_of_the_images(
     assert batches.split.images.shape == (3, 32, 32, 3)
 
 
-def test_undo_gives_back_the_picture() -> None:
+def test_undo_gives_back_the_image() -> None:
     split = numbered(4)
     prepare = eval_batches(split, 4).prepare
-    pictures = prepare.undo(prepare(split.images))
-    torch.testing.assert_close(pictures, split.images.permute(0, 3, 1, 2).float() / 255, atol=1e-6, rtol=0)
+    images = prepare.undo(prepare(split.images))
+    torch.testing.assert_close(images, split.images.permute(0, 3, 1, 2).float() / 255, atol=1e-6, rtol=0)
 
 
 STRONG = replace(

@@ -1,4 +1,4 @@
-"""Prepared pictures: the same bytes after any interruption, made once, refused where there is no room."""
+"""Prepared images: the same bytes after any interruption, made once, refused where there is no room."""
 
 import multiprocessing
 import os
@@ -23,14 +23,14 @@ FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Listing:
-    """420 pictures, 20 of them bad."""
-    root = tmp_path_factory.mktemp("photographs")
-    pictures = [encoded(draw(seed)) for seed in range(40)]
+def image_files(tmp_path_factory: pytest.TempPathFactory) -> Listing:
+    """420 image files, 20 of them bad."""
+    root = tmp_path_factory.mktemp("image_files")
+    files = [encoded(draw(seed)) for seed in range(40)]
     for name in "ab":
         (root / name).mkdir()
         for number in range(200):
-            (root / name / f"{number:03}.jpg").write_bytes(pictures[number % 40])
+            (root / name / f"{number:03}.jpg").write_bytes(files[number % 40])
     spoil(root / "b", 20)
     return list_tree(root, None, {}).listing
 
@@ -44,44 +44,44 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(photographs: Listing, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(image_files: Listing, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    prepare(photographs, folder)
+    prepare(image_files, folder)
     return folder
 
 
-def test_a_cache_holds_every_picture_and_says_which_are_bad(photographs: Listing, undisturbed: Path) -> None:
-    prepared = prepare(photographs, undisturbed)
-    assert isinstance(prepared.pictures, np.memmap)
+def test_a_cache_holds_every_image_and_names_the_bad_ones(image_files: Listing, undisturbed: Path) -> None:
+    prepared = prepare(image_files, undisturbed)
+    assert isinstance(prepared.images, np.memmap)
     assert len(prepared.bad) == 20
-    assert all("bad" in str(photographs.path(row)) for row in prepared.bad)
-    for row in set(range(len(photographs))) - set(prepared.bad):
-        assert np.array_equal(prepared.pictures[row], decode(photographs.read(row), SIZE))
+    assert all("bad" in str(image_files.path(row)) for row in prepared.bad)
+    for row in set(range(len(image_files))) - set(prepared.bad):
+        assert np.array_equal(prepared.images[row], decode(image_files.read(row), SIZE))
     assert len({digest.tobytes() for digest in prepared.digests[:200]}) == 40
 
 
 def test_memory_holds_what_the_disk_holds_and_writes_nothing(
-    photographs: Listing, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_files: Listing, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    disk, memory = prepare(photographs, undisturbed), in_memory(photographs, SIZE, 1, SILENT)
-    assert np.array_equal(disk.pictures, memory.pictures)  # type: ignore[arg-type]
+    disk, memory = prepare(image_files, undisturbed), in_memory(image_files, SIZE, 1, SILENT)
+    assert np.array_equal(disk.images, memory.images)
     assert np.array_equal(disk.digests, memory.digests)
     assert disk.bad == memory.bad
     assert list(tmp_path.iterdir()) == []
 
 
-def test_looking_only_finds_the_same_bad_files_and_keeps_no_pictures(photographs: Listing, tmp_path: Path) -> None:
-    looked = on_disk(photographs, SIZE, False, tmp_path, 2, SILENT)
-    assert looked.pictures is None
+def test_looking_only_finds_the_same_bad_files_and_keeps_no_images(image_files: Listing, tmp_path: Path) -> None:
+    looked = on_disk(image_files, SIZE, False, tmp_path, 2, SILENT)
+    assert looked.images is None
     assert len(looked.bad) == 20
     assert sum(len(data) for data in contents(tmp_path).values()) < 20_000
 
 
-def test_a_cache_is_made_once(photographs: Listing, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_is_made_once(image_files: Listing, undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "decode", None)
     before = contents(undisturbed)
-    prepare(photographs, undisturbed)
+    prepare(image_files, undisturbed)
     assert contents(undisturbed) == before
 
 
@@ -91,24 +91,28 @@ def _prepare_in_child(listing: Listing, folder: Path) -> None:
 
 
 def test_ten_kills_at_random_moments_end_in_the_same_bytes(
-    photographs: Listing, undisturbed: Path, tmp_path: Path
+    image_files: Listing, undisturbed: Path, tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    prepare(photographs, tmp_path / "timed")
+    prepare(image_files, tmp_path / "timed")
     whole = time.monotonic() - began
     draw_moment = random.Random(6)
     kills = 0
     for _ in range(10):
-        child = FORK.Process(target=_prepare_in_child, args=(photographs, tmp_path / "killed"))
+        child = FORK.Process(target=_prepare_in_child, args=(image_files, tmp_path / "killed"))
         child.start()
         time.sleep(draw_moment.uniform(0, whole / 3))
         kills += child.is_alive()
         os.kill(child.pid or 0, signal.SIGKILL)
         child.join()
     print(f"{kills} kills within a build of {whole:.2f} s")
-    prepare(photographs, tmp_path / "killed")
+    prepare(image_files, tmp_path / "killed")
     assert contents(tmp_path / "killed") == contents(undisturbed)
     assert kills >= 3
+
+
+def noting(reported: list[str]) -> Listener:
+    return Listener(lambda message, _: reported.append(message), lambda *_: None, lambda: False)
 
 
 def stopping_after(chunks: int) -> Listener:
@@ -116,59 +120,57 @@ def stopping_after(chunks: int) -> Listener:
     return Listener(lambda *_: None, lambda *_: None, lambda: next(calls) >= chunks)
 
 
-def test_a_stopped_build_goes_on_where_it_was(
-    photographs: Listing, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_build_resumes_where_it_was(
+    image_files: Listing, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StoppedError):
-        prepare(photographs, tmp_path, stopping_after(2))
-    said: list[str] = []
+        prepare(image_files, tmp_path, stopping_after(2))
+    reported: list[str] = []
     prepared_now: list[int] = []
     run = cache.run
     monkeypatch.setattr(
         cache, "run", lambda task, chunks, *rest: prepared_now.extend(chunks) or run(task, chunks, *rest)
     )
-    prepare(photographs, tmp_path, Listener(lambda message, _: said.append(message), lambda *_: None, lambda: False))
-    assert len(prepared_now) == -(-len(photographs) // CHUNK) - 3
-    assert "going on where a run was stopped" in said[0]
+    prepare(image_files, tmp_path, noting(reported))
+    assert len(prepared_now) == -(-len(image_files) // CHUNK) - 3
+    assert "resuming where a run was stopped" in reported[0]
     assert contents(tmp_path) == contents(undisturbed)
 
 
 def test_a_kill_just_before_the_last_name_is_given_leaves_no_trace(
-    photographs: Listing, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_files: Listing, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(StoppedError))
         with pytest.raises(StoppedError):
-            prepare(photographs, tmp_path)
+            prepare(image_files, tmp_path)
     assert [path.name for path in tmp_path.glob("*.partial/journal")] == ["journal"]
-    prepare(photographs, tmp_path)
+    prepare(image_files, tmp_path)
     assert contents(tmp_path) == contents(undisturbed)
 
 
 def test_a_line_of_the_journal_that_a_kill_tore_is_done_again(
-    photographs: Listing, undisturbed: Path, tmp_path: Path
+    image_files: Listing, undisturbed: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(StoppedError):
-        prepare(photographs, tmp_path, stopping_after(1))
+        prepare(image_files, tmp_path, stopping_after(1))
     (journal,) = tmp_path.glob("*.partial/journal")
     journal.write_bytes(journal.read_bytes()[:-4])
-    prepare(photographs, tmp_path)
+    prepare(image_files, tmp_path)
     assert contents(tmp_path) == contents(undisturbed)
 
 
 def _waiting(listing: Listing, folder: Path, results: "multiprocessing.Queue[tuple[bool, int]]") -> None:
-    said: list[str] = []
-    prepared = prepare(
-        listing, folder, Listener(lambda message, _: said.append(message), lambda *_: None, lambda: False)
-    )
-    results.put((any("preparing" in message and "once" in message for message in said), len(prepared.bad)))
+    reported: list[str] = []
+    prepared = prepare(listing, folder, noting(reported))
+    results.put((any("preparing" in message and "once" in message for message in reported), len(prepared.bad)))
 
 
 def test_of_two_runs_that_want_a_cache_at_once_one_makes_it_and_both_use_it(
-    photographs: Listing, undisturbed: Path, tmp_path: Path
+    image_files: Listing, undisturbed: Path, tmp_path: Path
 ) -> None:
     results: multiprocessing.Queue[tuple[bool, int]] = FORK.Queue()
-    children = [FORK.Process(target=_waiting, args=(photographs, tmp_path, results)) for _ in range(3)]
+    children = [FORK.Process(target=_waiting, args=(image_files, tmp_path, results)) for _ in range(3)]
     for child in children:
         child.start()
     answers = [results.get(timeout=60) for _ in children]
@@ -179,20 +181,20 @@ def test_of_two_runs_that_want_a_cache_at_once_one_makes_it_and_both_use_it(
 
 
 def test_a_killed_worker_is_a_clear_message_and_loses_nothing(
-    photographs: Listing, undisturbed: Path, tmp_path: Path
+    image_files: Listing, undisturbed: Path, tmp_path: Path
 ) -> None:
     def kill_workers(*_: int) -> None:
         for child in multiprocessing.active_children():
             os.kill(child.pid or 0, signal.SIGKILL)
 
-    with pytest.raises(RunError, match=r"was killed.*the same command goes on"):
-        prepare(photographs, tmp_path, Listener(lambda *_: None, kill_workers, lambda: False))
-    prepare(photographs, tmp_path)
+    with pytest.raises(RunError, match=r"was killed.*the same command resumes"):
+        prepare(image_files, tmp_path, Listener(lambda *_: None, kill_workers, lambda: False))
+    prepare(image_files, tmp_path)
     assert contents(tmp_path) == contents(undisturbed)
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(
-    photographs: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_files: Listing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=70 * 2**20))
@@ -200,15 +202,15 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     with pytest.raises(
         RunError, match=r"take 1\.26 GB and dataset\.cache_dir=.* has 0\.07 GB free.*dataset\.cache=off"
     ):
-        on_disk(photographs, large, True, tmp_path, 1, SILENT)
+        on_disk(image_files, large, True, tmp_path, 1, SILENT)
     assert not list(tmp_path.glob("**/pictures.u8"))
 
 
-def test_the_size_is_announced(photographs: Listing, tmp_path: Path) -> None:
-    said: list[str] = []
-    prepare(photographs, tmp_path, Listener(lambda message, _: said.append(message), lambda *_: None, lambda: False))
-    assert said[0] == f"preparing 420 pictures once: 1 MB in {tmp_path}"
-    assert "/s with 2 processes" in said[1]
+def test_the_size_is_announced(image_files: Listing, tmp_path: Path) -> None:
+    reported: list[str] = []
+    prepare(image_files, tmp_path, noting(reported))
+    assert reported[0] == f"preparing 420 images once: 1 MB in {tmp_path}"
+    assert "/s with 2 processes" in reported[1]
 
 
 @pytest.fixture
@@ -219,14 +221,14 @@ def two(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def key(root: Path, size: int = SIZE, pictures: bool = True) -> str:
-    return key_of(list_tree(root, None, {}).listing, size, pictures)
+def key(root: Path, size: int = SIZE, images: bool = True) -> str:
+    return key_of(list_tree(root, None, {}).listing, size, images)
 
 
 def test_the_key_changes_with_files_their_times_and_every_setting(two: Path) -> None:
     keys = {key(two)}
     assert key(two) in keys
-    keys |= {key(two, size=25), key(two, pictures=False)}
+    keys |= {key(two, size=25), key(two, images=False)}
     os.utime(two / "a/0.png", ns=(1, 1))
     keys.add(key(two))
     (two / "a/1.png").chmod(0o600)
@@ -238,15 +240,17 @@ def test_the_key_changes_with_files_their_times_and_every_setting(two: Path) -> 
     assert len(keys) == 7
 
 
-def test_a_damaged_cache_says_what_to_delete(photographs: Listing, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_refused_with_what_to_delete(
+    image_files: Listing, undisturbed: Path, tmp_path: Path
+) -> None:
     shutil.copytree(undisturbed, tmp_path / "copy")
-    (pictures,) = (tmp_path / "copy").glob("*/pictures.u8")
-    os.truncate(pictures, 1000)
-    with pytest.raises(RunError, match=f"{pictures.parent} is damaged.*delete that folder"):
-        prepare(photographs, tmp_path / "copy")
+    (file,) = (tmp_path / "copy").glob("*/pictures.u8")
+    os.truncate(file, 1000)
+    with pytest.raises(RunError, match=f"{file.parent} is damaged.*delete that folder"):
+        prepare(image_files, tmp_path / "copy")
 
 
-def test_a_folder_that_can_not_be_written_is_named(photographs: Listing, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_written_is_named(image_files: Listing, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"dataset\.cache_dir=.*file/cache"):
-        prepare(photographs, tmp_path / "file/cache")
+        prepare(image_files, tmp_path / "file/cache")

@@ -1,4 +1,4 @@
-"""Any picture becomes the central square of itself in upright RGB; what is no picture says why."""
+"""Any image becomes its central square in upright RGB; anything else is refused with the reason."""
 
 import io
 from typing import Any
@@ -104,11 +104,11 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
     assert np.abs(decode(encoded(smooth, quality=95), 64).astype(int) - np.asarray(whole).astype(int)).max() <= 3
 
 
-def test_a_small_picture_is_enlarged() -> None:
+def test_a_small_image_is_enlarged() -> None:
     assert decode(encoded(draw(7, width=9, height=11), "PNG"), 40).shape == (40, 40, 3)
 
 
-def test_damaged_exif_is_no_reason_to_refuse_a_picture() -> None:
+def test_an_image_with_damaged_exif_is_decoded() -> None:
     data = bytearray(encoded(draw(8), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"))
     at = data.index(b"MM\0*")
     data[at + 4 : at + 8] = b"\xff\xff\xff\xff"
@@ -117,10 +117,15 @@ def test_damaged_exif_is_no_reason_to_refuse_a_picture() -> None:
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "is empty"), (b"GIF89a", "no picture"), (b"\xff\xd8\xff\xe0", "no picture"), (b"\0" * 5000, "no picture")],
+    [
+        (b"", "is empty"),
+        (b"GIF89a", "not an image"),
+        (b"\xff\xd8\xff\xe0", "not an image"),
+        (b"\0" * 5000, "not an image"),
+    ],
     ids=["nothing", "a start", "a JPEG's start", "zeros"],
 )
-def test_what_is_no_picture_says_so_in_one_line(data: bytes, reason: str) -> None:
+def test_what_is_not_an_image_is_refused_in_one_line(data: bytes, reason: str) -> None:
     with pytest.raises(BadImageError, match=reason) as refused:
         decode(data, 16)
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""A tree of pictures is listed in one pass, in order, with little memory, and refused in words when it is none."""
+"""A tree of image files is listed in one pass, in order, with little memory; anything else is refused in words."""
 
 import os
 import subprocess
@@ -16,14 +16,14 @@ from mobilenet_train.errors import RunError
 from tests.children import Child, become_nobody
 from tests.data.image_files_for_tests import draw, encoded
 
-PICTURE = encoded(draw(0))
+IMAGE = encoded(draw(0))
 
 
 def make(root: Path, *files: str) -> Path:
     for file in files:
         path = root / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(PICTURE)
+        path.write_bytes(IMAGE)
     return root
 
 
@@ -43,8 +43,8 @@ def test_train_and_val_folders_are_listed_in_order_with_their_labels(tmp_path: P
     assert tree.labels.tolist() == [0, 1, 1, 0, 1]
     assert tree.test.tolist() == [False, False, False, True, True]
     assert tree.split
-    assert tree.listing.size.tolist() == [len(PICTURE)] * 5
-    assert [tree.listing.read(number) for number in range(5)] == [PICTURE] * 5
+    assert tree.listing.size.tolist() == [len(IMAGE)] * 5
+    assert [tree.listing.read(number) for number in range(5)] == [IMAGE] * 5
 
 
 def test_test_is_another_name_for_val_and_one_tree_has_no_split(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_test_is_another_name_for_val_and_one_tree_has_no_split(tmp_path: Path) 
     assert paths(one) == ["a/1.jpg", "b/1.jpg"]
 
 
-def test_hidden_files_and_files_that_are_no_pictures_are_left_alone(tmp_path: Path) -> None:
+def test_hidden_files_and_files_that_are_not_images_are_ignored(tmp_path: Path) -> None:
     root = make(tmp_path, "a/1.jpg", "a/.hidden.jpg", "a/Thumbs.db", "a/notes.txt", ".git/x.jpg", "b/1.jpg", "c.jpg")
     tree = listed(root)
     assert paths(tree) == ["a/1.jpg", "b/1.jpg"]
@@ -78,22 +78,22 @@ def test_links_are_followed_to_files_and_class_folders_but_not_round_in_circles(
 def test_names_that_are_not_utf8_are_read_all_the_same(tmp_path: Path) -> None:
     root = make(tmp_path, "a/1.jpg", "b/1.jpg")
     with open(os.fsencode(root) + b"/a/\xff\xfe.jpg", "wb") as file:  # noqa: PTH123
-        file.write(PICTURE)
+        file.write(IMAGE)
     tree = listed(root)
-    assert tree.listing.read(1) == PICTURE
+    assert tree.listing.read(1) == IMAGE
     assert os.fsencode(tree.listing.path(1)) == b"a/\xff\xfe.jpg"
 
 
 def read_as_nobody(root: Path) -> None:
     become_nobody()
     tree = listed(root)
-    assert tree.listing.read(0) == PICTURE
-    with pytest.raises(BadImageError, match="can't be read: Permission denied"):
+    assert tree.listing.read(0) == IMAGE
+    with pytest.raises(BadImageError, match="cannot be read: Permission denied"):
         tree.listing.read(1)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_file_without_permission_to_read_says_so() -> None:
+def test_a_file_without_permission_to_read_is_reported() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = make(Path(name), "a/1.jpg", "a/2.jpg", "b/1.jpg")
         root.chmod(0o755)
@@ -115,13 +115,13 @@ def test_wanted_classes_are_found_by_folder_or_word_in_the_order_given(tmp_path:
         ([], None, ["no class folders"]),
         (["a.jpg"], None, ["no class folders"]),
         (["train/a/1.jpg"], None, ["train/", "neither val/ nor test/", "dataset.test_fraction"]),
-        (["train/a/1.jpg", "val/b/1.jpg"], None, ["val has b", "train has not"]),
-        (["a/1.txt", "b/1.txt"], None, ["no pictures"]),
+        (["train/a/1.jpg", "val/b/1.jpg"], None, ["val has b", "train does not have"]),
+        (["a/1.txt", "b/1.txt"], None, ["no images"]),
         (["a/1.jpg", "b/1.jpg"], ["a", "dog"], ["dataset.classes", "dog", "a, b"]),
     ],
-    ids=["empty", "no folders", "no val", "another class in val", "no pictures", "unknown class"],
+    ids=["empty", "no folders", "no val", "another class in val", "no images", "unknown class"],
 )
-def test_what_is_no_tree_of_classes_is_refused_in_words(
+def test_what_is_not_a_tree_of_classes_is_refused_in_words(
     tmp_path: Path, files: list[str], wanted: list[str] | None, words: list[str]
 ) -> None:
     with pytest.raises(RunError) as refused:
@@ -129,8 +129,8 @@ def test_what_is_no_tree_of_classes_is_refused_in_words(
     assert [word for word in words if word not in str(refused.value)] == []
 
 
-def test_a_missing_folder_says_how_to_name_the_right_one(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"nowhere is no folder; say dataset\.root=PHOTOS"):
+def test_for_a_missing_folder_the_message_shows_how_to_name_the_right_one(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"nowhere is not a folder; set dataset\.root=FOLDER"):
         listed(tmp_path / "nowhere")
 
 
@@ -148,13 +148,13 @@ print(len(tree.listing), peak() - before)
 
 
 def test_listing_100_000_files_takes_at_most_30_megabytes(tmp_path: Path) -> None:
-    photographs, classes = tmp_path / "photographs", tmp_path / "classes"
-    photographs.mkdir()
+    images, classes = tmp_path / "images", tmp_path / "classes"
+    images.mkdir()
     classes.mkdir()
     for number in range(10_000):
-        (photographs / f"n01440764_{number:06}.JPEG").touch()
+        (images / f"n01440764_{number:06}.JPEG").touch()
     for label in range(10):
-        (classes / f"n{label:08}").symlink_to(photographs)
+        (classes / f"n{label:08}").symlink_to(images)
     command = [sys.executable, "-c", MEASURE, str(listing.__file__), str(classes)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     files, kilobytes = map(int, done.stdout.split())

@@ -90,7 +90,7 @@ def test_jitter_is_torchvisions_one_image_at_a_time(factors: tuple[float, float,
     torch.testing.assert_close(changed[0], images[0], atol=1e-3, rtol=0)
 
 
-def test_jitter_stays_within_black_and_white() -> None:
+def test_jitter_clamps_to_0_and_255() -> None:
     changed = operations.jitter(planes(2), torch.tensor([[2.0, 2.0, 2.0], [0.0, 1.0, 1.0]]))
     assert (changed.min(), changed.max()) == (0, 255)
 

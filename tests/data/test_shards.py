@@ -28,7 +28,7 @@ def write(root: Path, split: str, pattern: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tree beside `train-000000.tar` ... and `val.tar` with the same pictures."""
+    """A tree beside `train-000000.tar` ... and `val.tar` with the same images."""
     root = tree(tmp_path / "tree", names=NAMES)
     write(root, "train", "train-%06d.tar")
     write(root, "val", "val-%d.tar")
@@ -80,8 +80,10 @@ def test_names_that_do_not_fit_the_classes_are_refused(folder: Path) -> None:
 
 def test_a_bad_member_is_named_with_its_shard(folder: Path) -> None:
     with webdataset.ShardWriter(f"{folder.parent}/train-9%05d.tar", verbose=0) as writer:
-        writer.write({"__key__": "spoiled", "jpg": b"no picture", "cls": 0})
-    with pytest.raises(RunError, match=r"1 of 49 pictures can't be used:\n .*train-900000\.tar/spoiled\.jpg is no"):
+        writer.write({"__key__": "spoiled", "jpg": b"not an image", "cls": 0})
+    with pytest.raises(
+        RunError, match=r"1 of 49 image files cannot be used:\n .*train-900000\.tar/spoiled\.jpg is not"
+    ):
         load(shard_config(folder), 0)
 
 
@@ -90,7 +92,7 @@ def test_a_bad_member_is_named_with_its_shard(folder: Path) -> None:
     [
         ({"a.jpg": b"x"}, r"a\.jpg and 0 others have no \.cls"),
         ({"a.jpg": b"x", "a.cls": b"cat"}, r"a\.cls holds b'cat'; give the number"),
-        (None, r"is no plain tar"),
+        (None, r"is not a plain tar"),
     ],
     ids=["no class", "a word as class", "compressed"],
 )

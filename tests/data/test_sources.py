@@ -1,4 +1,4 @@
-"""The images of a run: real ones, shares of them, hold-out splits, and the digest that tells them apart."""
+"""The images of a run: real ones, shares of them, hold-out splits, and the digest that distinguishes them."""
 
 import pickle
 import sys
@@ -96,7 +96,7 @@ def test_channel_statistics_equal_numpys() -> None:
     np.testing.assert_allclose(std, values.std((0, 1, 2)), rtol=1e-9)
 
 
-def test_images_of_one_colour_do_not_have_a_deviation_of_zero() -> None:
+def test_images_of_one_colour_do_not_have_a_std_of_zero() -> None:
     assert min(channel_statistics(torch.full((2, 8, 8, 3), 7, dtype=torch.uint8))[1]) > 0
 
 
@@ -125,7 +125,7 @@ def test_all_digits_are_there_in_a_stratified_split() -> None:
     assert set(counts.values()) <= {35, 36, 37}
 
 
-def test_digits_are_grey_pictures_of_three_equal_channels() -> None:
+def test_digits_are_grey_images_of_three_equal_channels() -> None:
     images = digits().train.images
     assert images.dtype == torch.uint8
     assert images.shape[1:] == (32, 32, 3)
@@ -140,7 +140,7 @@ def test_the_seed_decides_which_digits_are_for_testing() -> None:
     assert digits(1).fingerprint != digits(0).fingerprint
 
 
-def test_the_shipped_mean_and_deviation_of_digits_are_theirs() -> None:
+def test_the_shipped_mean_and_std_of_digits_are_theirs() -> None:
     mean, std = channel_statistics(digits().train.images)
     assert mean == pytest.approx([0.305] * 3, abs=2e-3)
     assert std == pytest.approx([0.324] * 3, abs=2e-3)
@@ -162,7 +162,7 @@ def test_a_hold_out_split_comes_off_the_training_images() -> None:
     assert equal(data.test, digits().test)
 
 
-def test_what_is_not_given_of_mean_and_deviation_is_measured_on_the_training_images() -> None:
+def test_what_is_not_given_of_mean_and_std_is_measured_on_the_training_images() -> None:
     data = load(replace(DIGITS, mean=None, std=None, max_per_class=20), 0)
     mean, std = channel_statistics(data.train.images.split(64))
     assert data.preprocessing.mean == mean
@@ -182,7 +182,7 @@ def test_own_images_may_be_grey_or_coloured_arrays_or_tensors(
     labels = np.arange(6, dtype=np.int16) % 2
     source = ImageData(kind(values), kind(labels), kind(values), kind(labels), ["cat", "dog"])
     module = type(sys)("own_of_source_tests")
-    module.load = lambda scale: source if scale == 2 else None  # type: ignore[attr-defined]
+    vars(module)["load"] = lambda scale: source if scale == 2 else None
     monkeypatch.setitem(sys.modules, "own_of_source_tests", module)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
@@ -267,7 +267,7 @@ def test_cifar10_has_50000_and_10000_images_of_ten_even_classes(cifar10: Dataset
 
 
 @pytest.mark.real_data
-def test_cifar10_has_the_published_mean_and_deviation(cifar10: Dataset) -> None:
+def test_cifar10_has_the_published_mean_and_std(cifar10: Dataset) -> None:
     mean, std = channel_statistics(cifar10.train.images.split(1000))
     assert [round(value, 3) for value in mean] == [0.491, 0.482, 0.447]
     assert [round(value, 3) for value in std] == [0.247, 0.243, 0.262]
@@ -298,7 +298,7 @@ def test_cifar10_begun_early_is_the_same_and_read_once(
         load(cifar10_config(cifar10_root), seed=0)  # what was begun is used once
 
 
-def test_what_could_not_be_read_early_is_reported_as_ever(tmp_path: Path) -> None:
+def test_what_could_not_be_read_early_is_reported_as_usual(tmp_path: Path) -> None:
     begin_reading(tmp_path)
     with pytest.raises(RunError, match=r"data_batch_1 is missing.*dataset\.download=false"):
         load(cifar10_config(tmp_path), seed=0)

@@ -62,7 +62,7 @@ def test_a_file_that_is_no_table_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("model,width\nv1,1.0\n")
     with pytest.raises(RunError, match=r"other\.csv is not a table of mnet-bench"):
         read_csv(tmp_path / "other.csv")
-    with pytest.raises(RunError, match=r"none\.csv can't be read: No such file"):
+    with pytest.raises(RunError, match=r"none\.csv cannot be read: No such file"):
         read_csv(tmp_path / "none.csv")
 
 

@@ -1,4 +1,4 @@
-"""`mnet-export --to executorch`: the program runs in ExecuTorch, computes what the network does and says what it is."""
+"""`mnet-export --to executorch`: the program runs in ExecuTorch, computes what the network does, holds its labels."""
 
 import json
 import sys
@@ -90,7 +90,7 @@ def test_a_torn_program_is_caught(
 ) -> None:
     torn = tmp_path / "torn"
     torn.write_bytes(row[0].read_bytes()[:5000])
-    with pytest.raises(RunError, match="torn can't be loaded as executorch"):
+    with pytest.raises(RunError, match="torn cannot be loaded as executorch"):
         check("executorch", torn, run, dataset.test, reference(run, dataset))
 
 

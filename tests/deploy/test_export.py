@@ -107,7 +107,7 @@ def test_any_number_of_images_can_be_run_at_once(name: str, exported: Exported) 
 def test_a_torn_file_is_caught(name: str, exported: Exported, tmp_path: Path) -> None:
     torn = tmp_path / "torn"
     torn.write_bytes(exported.file(name).read_bytes()[:5000])
-    with pytest.raises(RunError, match=f"torn can't be loaded as {name}"):
+    with pytest.raises(RunError, match=f"torn cannot be loaded as {name}"):
         exported.check(name, torn)
 
 
@@ -175,6 +175,17 @@ def test_the_command_writes_into_the_run_and_prints_the_table(
     assert Path(row["file"]) == run / "export/model.safetensors"
     assert Path(row["file"]).stat().st_size == row["bytes"]
     assert row["top1"] == itself["top1"]
+
+
+def test_torchscript_is_refused_with_what_to_use_instead(
+    run: Path, tool: Tool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool("mnet-export", run, "--to", "onnx,torchscript") == 2
+    message = capsys.readouterr().err
+    assert "torchscript is deprecated by PyTorch and no longer written; use onnx or executorch" in message
+    assert message.startswith("mnet-export: ")
+    assert message.count("\n") == 1
+    assert not (run / "export").exists()
 
 
 @pytest.mark.parametrize("arguments", [["--to", "tflite"], ["--max-drop", "-1"], ["--weights", "best"]], ids=" ".join)

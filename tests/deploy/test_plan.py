@@ -14,13 +14,21 @@ from mobilenet_train.deploy.plan import (
     Candidate,
     candidates,
     choose,
+    fastest_for_accuracy,
     fit,
     layers_at,
     leave_one_out,
-    pareto_front,
     with_latency,
 )
-from mobilenet_train.deploy.published import PUBLISHED, Published
+from mobilenet_train.deploy.published import (
+    PUBLISHED,
+    V2_CHECKPOINTS,
+    V2_PAPER,
+    V3_CHECKPOINTS,
+    V3_PAPER,
+    Published,
+    published,
+)
 from mobilenet_train.inference.info import info
 
 Tool = Callable[..., int]
@@ -28,8 +36,8 @@ NEVER = 1e9
 
 
 def candidate(name: str, ms: float, top1: float | None, measured: bool = True) -> Candidate:
-    published = Published(top1) if top1 else None
-    return Candidate(name, 1.0, 224, 1, 1, (1.0,), published, ms, Timing(ms, ms, 1) if measured else None)
+    printed = Published("someone", name, 1.0, 224, top1) if top1 else None
+    return Candidate(name, 1.0, 224, 1, 1, (1.0,), printed, ms, Timing(ms, ms, 1) if measured else None)
 
 
 def timings(chosen: Sequence[Candidate]) -> list[Timing]:
@@ -42,14 +50,31 @@ def found() -> list[Candidate]:
     return candidates(["v1", "v3_small"], RESOLUTIONS, 1000)
 
 
+def quoted(network: str, width: float, resolution: int) -> Published:
+    """The preferred source's line."""
+    return published(network, width, resolution)[0]
+
+
 def test_published_numbers_are_those_of_the_papers_and_checkpoint_tables() -> None:
-    assert PUBLISHED["v1", 1.0, 224] == Published(70.6, 113.0)
-    assert [PUBLISHED["v1", w, 224].top1 for w in (1.0, 0.75, 0.5, 0.25)] == [70.6, 68.4, 63.7, 50.6]
-    assert [PUBLISHED["v1", 1.0, r].top1 for r in (224, 192, 160, 128)] == [70.6, 69.1, 67.2, 64.4]
-    assert PUBLISHED["v2", 1.0, 224] == Published(71.8, 73.8)
-    assert [PUBLISHED["v2", w, 224].pixel1_ms for w in (0.75, 0.5, 0.35)] == [55.8, 28.7, 19.7]
-    assert PUBLISHED["v3_large", 1.0, 224] == Published(75.2, 51.2)
-    assert PUBLISHED["v3_small", 0.75, 224] == Published(65.4, 12.8)
+    assert (quoted("v1", 1.0, 224).top1, quoted("v1", 1.0, 224).pixel1_ms) == (70.6, 113.0)
+    assert [quoted("v1", w, 224).top1 for w in (1.0, 0.75, 0.5, 0.25)] == [70.6, 68.4, 63.7, 50.6]
+    assert [quoted("v1", 1.0, r).top1 for r in (224, 192, 160, 128)] == [70.6, 69.1, 67.2, 64.4]
+    assert (quoted("v2", 1.0, 224).top1, quoted("v2", 1.0, 224).pixel1_ms) == (71.8, 73.8)
+    assert [quoted("v2", w, 224).pixel1_ms for w in (0.75, 0.5, 0.35)] == [55.8, 28.7, 19.7]
+    assert (quoted("v3_large", 1.0, 224).top1, quoted("v3_large", 1.0, 224).pixel1_ms) == (75.2, 51.2)
+    assert (quoted("v3_small", 0.75, 224).top1, quoted("v3_small", 0.75, 224).pixel1_ms) == (65.4, 12.8)
+
+
+def test_where_paper_and_checkpoints_differ_each_figure_has_its_source() -> None:
+    v2 = {line.source: line.top1 for line in published("v2", 1.0, 224)}
+    assert v2 == {V2_CHECKPOINTS: 71.8, V2_PAPER: 72.0}
+    v3 = {line.source: line.top1 for line in published("v3_small", 1.0, 224)}
+    assert v3 == {V3_CHECKPOINTS: 67.5, V3_PAPER: 67.4}
+
+
+def test_a_source_prints_a_network_once() -> None:
+    lines = [(line.source, line.network, line.width, line.resolution) for line in PUBLISHED]
+    assert len(lines) == len(set(lines))
 
 
 def test_costs_are_exact_at_every_resolution(found: list[Candidate]) -> None:
@@ -92,7 +117,7 @@ def test_no_kind_of_work_gets_a_negative_price() -> None:
 
 def test_the_front_has_no_network_that_a_faster_one_equals() -> None:
     known = [candidate("slow", 9, 70), candidate("best", 5, 71), candidate("fast", 1, 50), candidate("?", 2, None)]
-    assert [c.model for c in pareto_front(known)] == ["fast", "best"]
+    assert [c.model for c in fastest_for_accuracy(known)] == ["fast", "best"]
 
 
 def test_a_predicted_choice_is_measured_before_it_is_named() -> None:
@@ -118,7 +143,8 @@ def test_nothing_is_chosen_where_nothing_fits() -> None:
 
 def test_one_resolution_is_ranked_by_what_the_networks_reach_at_224_pixels() -> None:
     (small,) = [c for c in candidates(["v3_small"], [32], 10) if c.width == 1]
-    assert small.published == Published(67.5, 15.8)
+    assert small.published is not None
+    assert (small.published.top1, small.published.pixel1_ms, small.published.resolution) == (67.5, 15.8, 224)
     assert (small.parameters, round(small.multiply_adds / 1e6, 2)) == (1_528_106, 17.51)
     assert small.command == "mnet-train model=v3_small model.width_mult=1 dataset.resolution=32"
     mixed = candidates(["v3_small"], [32, 224], 10)
@@ -128,14 +154,14 @@ def test_one_resolution_is_ranked_by_what_the_networks_reach_at_224_pixels() -> 
 def test_the_command_names_a_network_within_the_budget_and_draws_the_front(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tmp_path / "plan.png"
+    figure = tmp_path / "plan.png"
     small = ("--model", "v1,v3_small", "--resolution", 32, "--classes", 10, "--seconds", 0.001)
-    assert tool("mnet-plan", "--budget-ms", NEVER, *small, "--picture", picture) == 0
+    assert tool("mnet-plan", "--budget-ms", NEVER, *small, "--picture", figure) == 0
     shown = capsys.readouterr().out
     assert "mnet-train model=v1 model.width_mult=1 dataset.resolution=32" in shown
     assert "Pareto front" in shown
     assert "in the median" in shown
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert figure.read_bytes().startswith(b"\x89PNG")
     assert tool("mnet-plan", "--budget-ms", 1e-6, *small, "--json") == 1
     out, err = capsys.readouterr()
     assert "nothing fits --budget-ms 1e-06" in err

@@ -61,7 +61,7 @@ class Spoiled:
 def short_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
-        patch.setattr("mobilenet_train.deploy.quantisation_aware.PEAK_RATE", 0.01)  # for 60 updates in all
+        patch.setattr("mobilenet_train.deploy.quantisation_aware.PEAK_LEARNING_RATE", 0.01)  # for 60 updates in all
         yield
 
 
@@ -116,13 +116,13 @@ def test_the_same_seed_gives_the_same_file(spoiled: Spoiled, tmp_path: Path) -> 
 
 def test_batch_norm_keeps_its_statistics_and_the_run_its_network(spoiled: Spoiled) -> None:
     before = {name: value.clone() for name, value in spoiled.run.model.state_dict().items()}
-    told: list[str] = []
-    after = fine_tuned(spoiled.run, spoiled.dataset, 1, told.append).state_dict()
+    lines: list[str] = []
+    after = fine_tuned(spoiled.run, spoiled.dataset, 1, lines.append).state_dict()
     assert all(torch.equal(before[name], value) for name, value in spoiled.run.model.state_dict().items())
     kept = {name for name in before if torch.equal(before[name], after[name])}
     assert kept == {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
-    assert len(told) == 1
-    assert told[0].startswith("quantisation-aware epoch 1 of 1: training loss ")
+    assert len(lines) == 1
+    assert lines[0].startswith("quantisation-aware epoch 1 of 1: training loss ")
 
 
 def test_values_are_rounded_wherever_onnxruntime_rounds_them(finished: Path) -> None:

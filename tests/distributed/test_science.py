@@ -1,5 +1,6 @@
 """The same samples, gradients, losses and scores at any number of ranks."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.evaluation import evaluate
 from mobilenet_train.training.step import train_update
 from tests.conftest import configure
+from tests.small_cifar10 import accept_small
 
 from .conftest import Start
 
@@ -47,12 +49,13 @@ def small_network(num_classes: int, resolution: int) -> nn.Module:
 
 
 @pytest.fixture
-def photographs(cifar10_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def photographs(small_cifar10: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real photographs for all the ranks of a test."""
-    monkeypatch.setenv("MNET_DATA", str(cifar10_root))
+    monkeypatch.setenv("MNET_DATA", str(small_cifar10))
 
 
 def prepare(*overrides: str) -> RunParts:
+    accept_small(Path(os.environ["MNET_DATA"]))
     return build_run(configure(*OPTIONS, *overrides))
 
 

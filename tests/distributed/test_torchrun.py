@@ -115,7 +115,7 @@ def test_a_killed_rank_starts_again_without_losing_or_repeating_a_sample(
     assert launcher.wait() == 0, launcher.output.read_text()
     text = launcher.output.read_text()
     assert len(re.findall("^mnet-train: rank 0: another rank was killed", text, re.MULTILINE)) == 1
-    assert "going on in run at epoch" in text
+    assert "resuming run at epoch" in text
     assert everything(tmp_path / "run") == everything(tmp_path / "whole")
 
 

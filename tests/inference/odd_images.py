@@ -1,4 +1,4 @@
-"""Thirty picture files of every odd kind that turns up in people's folders, good and bad."""
+"""Thirty image files of every odd kind that turns up in people's folders, good and bad."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from PIL import Image
 RED = (200, 30, 40)
 
 
-def photo(width: int = 48, height: int = 40) -> Image.Image:
+def sample(width: int = 48, height: int = 40) -> Image.Image:
     """Red on the left, blue on the right."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[:, : width // 2] = RED
@@ -46,10 +46,10 @@ def png_16_bit_rgb(side: int = 16) -> bytes:
 
 
 def rotated() -> bytes:
-    """A photo stored on its side, with the camera's note how to turn it upright (6: a quarter to the right)."""
+    """An image stored on its side, with the camera's note how to turn it upright (6: a quarter to the right)."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return encoded(photo(48, 48).rotate(90), "JPEG", quality=95, exif=exif)
+    return encoded(sample(48, 48).rotate(90), "JPEG", quality=95, exif=exif)
 
 
 def grey_16_bit() -> bytes:
@@ -62,35 +62,35 @@ def animation() -> dict[str, object]:
 
 GOOD: dict[str, Callable[[], bytes]] = {
     "one_pixel.png": lambda: encoded(Image.new("RGB", (1, 1), RED), "PNG"),
-    "strip.png": lambda: encoded(photo(3000, 1), "PNG"),
-    "column.bmp": lambda: encoded(photo(2, 900), "BMP"),
-    "rgb.jpg": lambda: encoded(photo(), "JPEG", quality=95),
-    "progressive.JPEG": lambda: encoded(photo(), "JPEG", quality=95, progressive=True),
-    "grey.jpg": lambda: encoded(photo().convert("L"), "JPEG"),
-    "cmyk.jpg": lambda: encoded(photo().convert("CMYK"), "JPEG", quality=95),
+    "strip.png": lambda: encoded(sample(3000, 1), "PNG"),
+    "column.bmp": lambda: encoded(sample(2, 900), "BMP"),
+    "rgb.jpg": lambda: encoded(sample(), "JPEG", quality=95),
+    "progressive.JPEG": lambda: encoded(sample(), "JPEG", quality=95, progressive=True),
+    "grey.jpg": lambda: encoded(sample().convert("L"), "JPEG"),
+    "cmyk.jpg": lambda: encoded(sample().convert("CMYK"), "JPEG", quality=95),
     "rotated.jpg": rotated,
-    "damaged_exif.jpg": lambda: encoded(photo(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\xff\xff"),
+    "damaged_exif.jpg": lambda: encoded(sample(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\xff\xff"),
     "grey_16_bit.png": grey_16_bit,
     "rgb_16_bit.png": png_16_bit_rgb,
-    "one_bit.png": lambda: encoded(photo().convert("1"), "PNG"),
-    "palette.png": lambda: encoded(photo().quantize(16), "PNG"),
-    "palette_transparent.png": lambda: encoded(photo().quantize(16), "PNG", transparency=0),
+    "one_bit.png": lambda: encoded(sample().convert("1"), "PNG"),
+    "palette.png": lambda: encoded(sample().quantize(16), "PNG"),
+    "palette_transparent.png": lambda: encoded(sample().quantize(16), "PNG", transparency=0),
     "rgba.png": lambda: encoded(Image.new("RGBA", (20, 20), (0, 0, 0, 0)), "PNG"),
-    "grey_alpha.png": lambda: encoded(photo().convert("LA"), "PNG"),
-    "animated.gif": lambda: encoded(photo(), "GIF", **animation()),
-    "animated.webp": lambda: encoded(photo(), "WEBP", lossless=True, **animation()),
-    "pages.tiff": lambda: encoded(photo(), "TIFF", **animation()),
+    "grey_alpha.png": lambda: encoded(sample().convert("LA"), "PNG"),
+    "animated.gif": lambda: encoded(sample(), "GIF", **animation()),
+    "animated.webp": lambda: encoded(sample(), "WEBP", lossless=True, **animation()),
+    "pages.tiff": lambda: encoded(sample(), "TIFF", **animation()),
     "grey_16_bit.tif": lambda: encoded(Image.fromarray(np.full((20, 20), 0x80FF, np.uint16)), "TIFF"),
-    "cmyk.tiff": lambda: encoded(photo().convert("CMYK"), "TIFF"),
-    "plain.ppm": lambda: encoded(photo(), "PPM"),
+    "cmyk.tiff": lambda: encoded(sample().convert("CMYK"), "TIFF"),
+    "plain.ppm": lambda: encoded(sample(), "PPM"),
     "60_megapixels.png": lambda: encoded(Image.new("L", (7750, 7750), 90), "PNG", compress_level=1),
-    "wrong_ending.png": lambda: encoded(photo(), "JPEG", quality=95),
+    "wrong_ending.png": lambda: encoded(sample(), "JPEG", quality=95),
 }
 BAD: dict[str, Callable[[], bytes]] = {
     "zero_bytes.jpg": lambda: b"",
-    "text.jpg": lambda: b"this is no picture\n" * 100,
-    "truncated.jpg": lambda: encoded(photo(400, 400), "JPEG")[:900],
-    "truncated.png": lambda: encoded(photo(400, 400), "PNG")[:150],
+    "text.jpg": lambda: b"this is not an image\n" * 100,
+    "truncated.jpg": lambda: encoded(sample(400, 400), "JPEG")[:900],
+    "truncated.png": lambda: encoded(sample(400, 400), "PNG")[:150],
     "no_pixels.png": lambda: png_header(30, 30),
     "bomb.png": lambda: png_header(60_000, 60_000),
     "postscript.jpg": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(hacked) (w) file\n",

@@ -49,7 +49,7 @@ def report(tool: Tool, capsys: Capture, *arguments: object, code: int = 0) -> di
 
 
 def ink(path: Path) -> float:
-    """The share of a picture's pixels that are not white."""
+    """The share of an image's pixels that are not white."""
     return float((np.asarray(Image.open(path).convert("L")) < 250).mean())
 
 
@@ -87,7 +87,7 @@ def test_best_is_verified_against_its_own_epoch(run: Path) -> None:
 
 
 def verdict(run: Path) -> Verdict:
-    """What `verify` says of a run, evaluated with one thread as in its training."""
+    """The verdict on a run, evaluated with one thread as in its training."""
     trained = load_run(run)
     dataset = load_test_data(trained, None, trust_factory=False)
     runtime = set_up(trained.config.device)
@@ -151,7 +151,7 @@ def test_other_classes_are_refused(run: Path, tool: Tool, capsys: Capture) -> No
     rewrite(run, class_names=["zero", *map(str, range(1, 10))])
     assert tool("mnet-eval", run) == 1
     error = capsys.readouterr().err
-    assert "10 classes apart (zero, 1, 2, ...)" in error
+    assert "the run has 10 classes (zero, 1, 2, ...)" in error
     assert "(0, 1, 2, ...)" in error
 
 

@@ -19,7 +19,7 @@ COMMANDS = sorted(MAINS)
 
 def extra(command: str) -> list[str]:
     """What a command needs besides the run."""
-    return ["picture.png"] if command == "mnet-predict" else []
+    return ["image.png"] if command == "mnet-predict" else []
 
 
 def test_a_run_folder_and_its_checkpoint_file_give_the_same_network(run: Path) -> None:
@@ -141,14 +141,14 @@ def test_a_trusted_function_is_called(run: Path, tmp_path: Path, monkeypatch: py
     path = rewrite(run, config={**config, "model": model}, model=weights, ema=None)
     classifier = mobilenet_train.load(path, trust_factory=True)
     assert classifier(torch.zeros(1, 3, 32, 32)).tolist() == [list(range(10))]
-    with pytest.raises(RunError, match="MobileNets only"):
+    with pytest.raises(RunError, match="only MobileNets have feature maps"):
         classifier.features(torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"config": {}}, "configuration can't be used here"),
+        ({"config": {}}, "configuration cannot be used here"),
         ({"config": None}, "not a whole checkpoint"),
         ({"class_names": ["one", "two"]}, "not a whole checkpoint .*size mismatch"),
         ({"model": {}}, "not a whole checkpoint .*[Mm]issing key"),
@@ -168,8 +168,8 @@ def test_a_network_that_claims_to_be_enormous_costs_nothing(run: Path) -> None:
         load_run(rewrite(run, config={**config, "model": {**config["model"], "width_mult": 32.0}}))
 
 
-@pytest.mark.parametrize(("make", "message"), [(False, "does not exist"), (True, "holds no trained run")])
-def test_no_run_is_said_in_one_line(tmp_path: Path, make: bool, message: str) -> None:
+@pytest.mark.parametrize(("make", "message"), [(False, "does not exist"), (True, "is not a trained run")])
+def test_what_is_not_a_run_is_reported_in_one_line(tmp_path: Path, make: bool, message: str) -> None:
     folder = tmp_path / "nothing"
     if make:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Predictions: the run's own preprocessing to the last bit, any picture, bad ones named and passed over."""
+"""Predictions: the run's own preprocessing to the last bit, any image, bad ones named and passed over."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.inference.loading import load_run
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.evaluation import evaluate
-from tests.inference.odd_images import BAD, GOOD, encoded, photo, write_all
+from tests.inference.odd_images import BAD, GOOD, encoded, sample, write_all
 
 Tool = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -29,22 +29,22 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("odd") / "pictures"
+    folder = tmp_path_factory.mktemp("odd") / "images"
     write_all(folder)
     return folder
 
 
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
-    """Three pictures and a note, one of them a folder further down."""
+    """Three images and a note, one of them a folder further down."""
     (tmp_path / "few/more").mkdir(parents=True)
     for name in ("b.png", "a.png", "more/c.png"):
-        photo().save(tmp_path / "few" / name)
-    (tmp_path / "few/note.txt").write_text("not a picture, and not meant as one")
+        sample().save(tmp_path / "few" / name)
+    (tmp_path / "few/note.txt").write_text("not an image, and not meant as one")
     return tmp_path / "few"
 
 
-def test_pictures_of_test_images_get_the_probabilities_of_the_evaluation(run: Path, tmp_path: Path) -> None:
+def test_files_of_test_images_get_the_probabilities_of_the_evaluation(run: Path, tmp_path: Path) -> None:
     trained = load_run(run)
     dataset = load_data(trained.config.dataset, trained.config.seed)
     logits: list[torch.Tensor] = []
@@ -57,15 +57,15 @@ def test_pictures_of_test_images_get_the_probabilities_of_the_evaluation(run: Pa
         files.append(tmp_path / f"{number}.png")
         Image.fromarray(pixels).save(files[-1])
     model = mobilenet_train.load(run)
-    for pictures in (files, list(dataset.test.images[:16].numpy())):
-        predictions = model.predict(pictures, top=10, batch_size=16)
+    for images in (files, list(dataset.test.images[:16].numpy())):
+        predictions = model.predict(images, top=10, batch_size=16)
         for prediction, probabilities in zip(predictions, expected, strict=True):
             found = dict(prediction.ranked)
             assert [found[name] for name in model.class_names] == probabilities.tolist()
             assert prediction.label == model.class_names[int(probabilities.argmax())]
 
 
-def test_thirty_odd_pictures_are_predicted_or_named(run: Path, odd: Path, tool: Tool, capsys: Capture) -> None:
+def test_thirty_odd_images_are_predicted_or_named(run: Path, odd: Path, tool: Tool, capsys: Capture) -> None:
     assert tool("mnet-predict", run, odd, "--json") == 1
     output = capsys.readouterr()
     lines = {Path(line["file"]).name: line for line in map(json.loads, output.out.splitlines())}
@@ -78,7 +78,7 @@ def test_thirty_odd_pictures_are_predicted_or_named(run: Path, odd: Path, tool: 
         assert lines[name]["ranked"] == []
         assert f"mnet-predict: {odd / name} " in output.err
     assert len(output.err.splitlines()) == len(BAD) + 1
-    assert f"{len(BAD)} of {len(lines)} pictures could not be read" in output.err
+    assert f"{len(BAD)} of {len(lines)} images could not be read" in output.err
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_thirty_odd_pictures_are_predicted_or_named(run: Path, odd: Path, tool: 
         ("rgba.png", (255, 255, 255)),
     ],
 )
-def test_odd_pictures_come_out_in_their_true_colours(odd: Path, name: str, left: tuple[int, int, int]) -> None:
+def test_odd_images_come_out_in_their_true_colours(odd: Path, name: str, left: tuple[int, int, int]) -> None:
     pixels = decode((odd / name).read_bytes(), 32)
     assert pixels.shape == (32, 32, 3)
     assert pixels.dtype == np.uint8
@@ -108,13 +108,13 @@ def test_odd_pictures_come_out_in_their_true_colours(odd: Path, name: str, left:
 
 
 def test_nothing_is_squashed_whatever_shape_was_stored() -> None:
-    wide = decode(encoded(photo(400, 40), "PNG"), 20)
+    wide = decode(encoded(sample(400, 40), "PNG"), 20)
     assert (wide[:, :9, 0] > 150).all()
     assert (wide[:, 11:, 2] > 150).all()
-    assert decode(encoded(photo(400, 40), "PNG"), 20, 30).shape == (20, 30, 3)
+    assert decode(encoded(sample(400, 40), "PNG"), 20, 30).shape == (20, 30, 3)
 
 
-def test_one_picture_gets_the_tutorials_line(run: Path, few: Path, tool: Tool, capsys: Capture) -> None:
+def test_one_image_gets_the_tutorials_line(run: Path, few: Path, tool: Tool, capsys: Capture) -> None:
     assert tool("mnet-predict", run, few / "a.png", "--top", 3) == 0
     best, *others = mobilenet_train.load(run).predict(few / "a.png", top=3)[0].ranked
     output = capsys.readouterr()
@@ -150,7 +150,7 @@ def test_files_folders_and_patterns(
     assert all(float(row["probability_1"]) >= float(row["probability_2"]) > 0 for row in rows)
 
 
-def test_the_table_shows_every_picture(run: Path, few: Path, tool: Tool, capsys: Capture) -> None:
+def test_the_table_shows_every_image(run: Path, few: Path, tool: Tool, capsys: Capture) -> None:
     assert tool("mnet-predict", run, few, few / "gone.png") == 1
     output = capsys.readouterr()
     folded = "".join(output.out.split())
@@ -158,14 +158,14 @@ def test_the_table_shows_every_picture(run: Path, few: Path, tool: Tool, capsys:
     assert "gone.png does not exist" in output.err
 
 
-def test_a_picture_from_the_standard_input(
+def test_an_image_from_the_standard_input(
     run: Path, tool: Tool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = encoded(photo(), "PNG")
+    data = encoded(sample(), "PNG")
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
     assert tool("mnet-predict", run, "-", "--json") == 0
     line = json.loads(capsys.readouterr().out)
-    (expected,) = mobilenet_train.load(run).predict(np.asarray(photo()))
+    (expected,) = mobilenet_train.load(run).predict(np.asarray(sample()))
     assert line["file"] == "-"
     assert [(entry["class"], entry["probability"]) for entry in line["ranked"]] == list(expected.ranked)
 
@@ -192,17 +192,17 @@ def test_a_loaded_run_gives_a_detectors_maps(run: Path, few: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         ("gone.png", "gone.png does not exist"),
-        (np.zeros((4, 4, 3)), "picture 0 is a float64 array"),
+        (np.zeros((4, 4, 3)), "image 0 is a float64 array"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\); give uint8"),
     ],
     ids=str,
 )
-def test_the_python_functions_name_a_bad_picture(run: Path, picture: str | np.ndarray, message: str) -> None:
+def test_the_python_functions_name_a_bad_image(run: Path, image: str | np.ndarray, message: str) -> None:
     with pytest.raises(RunError, match=message):
-        mobilenet_train.load(run).predict(picture)
+        mobilenet_train.load(run).predict(image)
 
 
 def test_wrong_use_is_one_line(run: Path, tmp_path: Path, tool: Tool, capsys: Capture) -> None:
@@ -211,7 +211,7 @@ def test_wrong_use_is_one_line(run: Path, tmp_path: Path, tool: Tool, capsys: Ca
         ([run], 2, "IMAGE|FOLDER|GLOB|-"),
         ([run, "x.png", "--csv", "--json"], 2, "--csv and --json"),
         ([run, "x.png", "--top", "0"], 2, "--top"),
-        ([run, tmp_path / "empty"], 1, "no pictures in"),
+        ([run, tmp_path / "empty"], 1, "no image files in"),
         ([run, tmp_path / "*.gif"], 1, "no file matches"),
         ([run, tmp_path / "gone.png", "--weights", "mean"], 2, "--weights"),
     ):

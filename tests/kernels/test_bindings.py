@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mobilenet_train.kernels import bindings as kernels
 from mobilenet_train.models import NETWORKS, blocks, mobilenet_v3_small
 from mobilenet_train.models.layers import BatchNorm2d
-from mobilenet_train.runs import announce as report
+from mobilenet_train.runs import announce
 from mobilenet_train.runs.build import build_run
+from mobilenet_train.runtime import environment
 from tests.conftest import configure
 
 pytestmark = pytest.mark.skipif(kernels.library() is None, reason="installed without a C compiler")
@@ -157,7 +158,7 @@ def test_other_layers_around_a_depthwise_convolution_are_left_to_torch(applied: 
 
 
 @pytest.mark.parametrize(("channels", "size"), [(16, 1), (24, 4), (72, 16), (200, 3)])
-def test_squeeze_and_excite_is_what_its_equation_says(channels: int, size: int) -> None:
+def test_squeeze_and_excite_is_what_its_equation_defines(channels: int, size: int) -> None:
     torch.manual_seed(0)
     ours = blocks.SqueezeExcitation(channels)
     nn.init.normal_(ours.fc2.bias, std=4)  # some of the hard-sigmoids at their ends
@@ -291,14 +292,14 @@ def test_a_depth_multiplier_is_left_to_torch() -> None:
     assert layer(maps(2, 8, 4, 4)).shape == (2, 16, 4, 4)
 
 
-def test_a_run_says_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_reports_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = build_run(configure("dataset=digits", "model=v3_small", "model.width_mult=0.25", "device=cpu"))
     plans, environments = [], []
     for _ in range(2):
         console = Console(record=True, file=io.StringIO(), width=120)
-        report.describe(parts, console)
+        announce.describe(parts, console)
         plans.append("no compiled kernels" in console.export_text())
-        environments.append(report.environment(parts.runtime)["device"])
+        environments.append(environment(parts.runtime)["device"])
         monkeypatch.setattr(kernels, "library", lambda _=None: None)
     assert plans == [False, True]
     assert environments[0] == f"{environments[1]}, compiled kernels"

@@ -84,7 +84,7 @@ def test_ten_class_network_at_32_pixels_has_the_reference_costs(
     assert model.stride_plan.final_map == 2**dropped
 
 
-def test_v1_with_standard_convolutions_costs_what_the_paper_says() -> None:
+def test_v1_with_standard_convolutions_costs_what_the_paper_prints() -> None:
     cost = count_costs(build("v1", separable=False), 224)
     assert cost.parameters == 29_294_088
     assert millions(cost.multiply_adds) == 4867.29

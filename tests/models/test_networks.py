@@ -43,7 +43,7 @@ def test_same_seed_gives_the_same_weights(name: str) -> None:
     assert all(torch.equal(first, second) for first, second in zip(weights(), weights(), strict=True))
 
 
-def test_fresh_weights_have_the_documented_spread() -> None:
+def test_new_weights_have_the_documented_spread() -> None:
     torch.manual_seed(0)
     model = mobilenet_v3_large()
     expansion = model.features[15].get_submodule("block.0.0").weight

@@ -14,7 +14,7 @@ RESOLUTION = 64
 
 
 def randomise_norms(model: nn.Module) -> None:
-    """Make every batch-norm matter: fresh ones are nearly the identity in evaluation mode."""
+    """Make every batch-norm matter: new ones are nearly the identity in evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight, module.running_var):

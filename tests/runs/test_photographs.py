@@ -82,7 +82,7 @@ def test_results_depend_on_neither_the_cache_nor_the_workers(
 
 def test_a_run_says_what_it_left_out_and_how_many_pictures_each_class_has(from_memory: tuple[Path, str]) -> None:
     folder, text = from_memory
-    assert "20 of 188 pictures can't be used and are left out" in text
+    assert "20 of 188 image files cannot be used and are left out" in text
     assert "144 for training, 24 for testing; 3 classes" in text
     assert "48 for training, 8 for testing" in text
     assert checkpoint.load(folder / "checkpoints/last.pt")["class_names"] == ["ant", "bee", "cat"]
@@ -101,11 +101,11 @@ def test_a_killed_loader_worker_is_a_clear_message_and_the_run_goes_on(
                 os.kill(child.pid or 0, signal.SIGKILL)
 
     monkeypatch.setattr(fit, "train_update", kill_in_the_second_epoch)
-    with pytest.raises(RunError, match=f"a process that decodes pictures was killed.*dataset.workers.*\n.*{folder}"):
+    with pytest.raises(RunError, match=f"a process that decodes images was killed.*dataset.workers.*\n.*{folder}"):
         run(folder, photographs, "dataset.cache=off", "dataset.workers=1")
     assert json.loads((folder / "summary.json").read_text())["status"] == "failed"
     monkeypatch.undo()
-    assert "going on in" in run(folder, photographs, "dataset.cache=disk")
+    assert "resuming" in run(folder, photographs, "dataset.cache=disk")
     assert records(folder) == records(from_memory[0])
 
 

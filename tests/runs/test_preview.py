@@ -24,7 +24,7 @@ def test_a_preview_writes_one_sheet_and_trains_nothing(
         assert picture.convert("L").getextrema()[0] < 50  # there is something on it
     said = capsys.readouterr().out
     assert f"what the network would see: {sheet}" in said
-    assert "dataset.resolution=100 is no multiple of 32" in said
+    assert "dataset.resolution=100 is not a multiple of 32" in said
     assert "96 makes better use" in said
 
 

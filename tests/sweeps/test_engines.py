@@ -21,36 +21,34 @@ def need(extra: str, package: str) -> None:
 
 
 @pytest.mark.parametrize("launcher", ENGINES)
-def test_an_engine_ends_with_the_table_of_the_local_launcher(
-    launcher: str, mnet_train: Command, tmp_path: Path
-) -> None:
+def test_an_engine_ends_with_the_table_of_the_local_launcher(launcher: str, forked: Command, tmp_path: Path) -> None:
     need(ENGINES[launcher], ENGINES[launcher])
     command = (*SWEEP, "model.width_mult=0.1,0.25", f"hydra/launcher={launcher}")
-    done = mnet_train(*command)
+    done = forked(*command)
     assert done.returncode == 0, done.stderr
     rows = table(tmp_path / "outputs/s")
     assert [(row["model.width_mult"], row["parameters"], row["state"]) for row in rows] == [
         ("0.1", "110802", "finished"),
         ("0.25", "255370", "finished"),
     ]
-    local = mnet_train(*command[:-1])
+    local = forked(*command[:-1])
     assert local.returncode == 0, local.stderr
     assert "started" not in local.stdout, "the local launcher finds the engine's jobs finished"
     assert table(tmp_path / "outputs/s") == rows
 
 
-def test_optuna_searches_and_gets_the_objective(mnet_train: Command, tmp_path: Path) -> None:
+def test_optuna_searches_and_gets_the_objective(forked: Command, tmp_path: Path) -> None:
     need("optuna", "optuna")
     search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
     command = (*SWEEP, *search, "dataset.val_fraction=0.2", "model.width_mult=choice(0.1,0.25)", "seed=choice(0,1)")
-    done = mnet_train(*command)
+    done = forked(*command)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs/s"
     assert 1 <= len(job_folders(folder)) <= 2
     results = (folder / "optimization_results.yaml").read_text()
     assert "best_value:" in results
     assert {row["state"] for row in table(folder)} == {"finished"}
-    assert "started" not in mnet_train(*command).stdout, "the same search again finds its jobs finished"
+    assert "started" not in forked(*command).stdout, "the same search again finds its jobs finished"
 
 
 @pytest.mark.parametrize("words", ["hydra/launcher=ray", "hydra/launcher=submitit_local", "hydra/sweeper=optuna"])

@@ -130,7 +130,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(run_sweep: Run, tmp_pa
     other.write_text("mine")
     child = run_sweep(*TINY_SWEEP, "seed=0,1")
     assert child.wait() == 1
-    assert "is not empty and holds no sweep" in child.text()
+    assert "is not empty and is not a sweep" in child.text()
     assert [path.name for path in other.parent.iterdir()] == ["thesis.txt"]
 
 
@@ -207,7 +207,7 @@ def test_ctrl_c_stops_all_jobs_cleanly_and_the_same_command_goes_on(run_sweep: R
     child.wait_for(lambda: len(list(folder.glob("*/checkpoints/last.pt"))) == 2)
     child.kill(signal.SIGINT)
     assert child.wait() == 128 + signal.SIGINT
-    assert "stopped; the same command goes on" in child.text()
+    assert "stopped; the same command continues" in child.text()
     assert [row["state"] for row in table(folder)] == ["2 interrupted, 1 waiting"]
     assert run_sweep(*command).wait() == 0
     assert [row["state"] for row in table(folder)] == ["finished"]

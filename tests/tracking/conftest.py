@@ -65,7 +65,7 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture takes a third of a second: only the tests of curves.png draw."""
+    """Drawing takes a third of a second: only the tests of curves.png draw."""
     monkeypatch.setattr(trackers_module, "draw_curves", lambda *_: None)
 
 
@@ -86,7 +86,7 @@ def description(tmp_path: Path) -> RunDescription:
 
 @pytest.fixture
 def open_trackers(description: RunDescription) -> Open:
-    """Opens the run's trackers, fresh or resumed, with the terminal's output in a string."""
+    """Opens the run's trackers, new or resumed, with the terminal's output in a string."""
 
     def opened(history: Sequence[EpochResult] = (), step: int = 0, tensorboard: bool = False) -> Trackers:
         run = replace(description, tensorboard=tensorboard)

@@ -7,22 +7,21 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.results import EpochResult, Score
 from mobilenet_train.tracking import trackers as trackers_module
 from mobilenet_train.tracking.curves import accuracies, draw_curves, losses
-
 from tests.tracking.conftest import Open, result
 
 
 @pytest.mark.parametrize("epochs", [1, 40])
-def test_the_picture_fits_a_page_and_is_not_empty(tmp_path: Path, epochs: int) -> None:
+def test_the_curves_fit_a_page_and_are_not_empty(tmp_path: Path, epochs: int) -> None:
     path = tmp_path / "curves.png"
     draw_curves([result(epoch) for epoch in range(epochs)], path, "a title")
-    with Image.open(path) as picture:
-        assert 600 <= picture.width <= 1200
-        assert 300 <= picture.height <= 600
-        assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
+    with Image.open(path) as image:
+        assert 600 <= image.width <= 1200
+        assert 300 <= image.height <= 600
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 50
     assert list(tmp_path.iterdir()) == [path]  # no temporary file stays
 
 
-def test_a_picture_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_curves_that_cannot_be_written_are_named_with_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "curves.png"
     path.mkdir()
     with pytest.raises(RunError, match=r"cannot write .*curves\.png: Is a directory"):
@@ -52,7 +51,7 @@ def test_curves_are_drawn_at_most_once_a_minute_and_always_at_the_end(
     assert drawn == [1, 3]
 
 
-def test_a_closed_run_has_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_trackers: Open) -> None:
+def test_a_closed_run_has_its_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_trackers: Open) -> None:
     monkeypatch.setattr(trackers_module, "draw_curves", draw_curves)
     open_trackers([result(0)], step=2).close(finished=False)
     assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -8,7 +8,6 @@ import torch
 from mobilenet_train.disk import replacing
 from mobilenet_train.errors import RunError
 from mobilenet_train.runs.folder import read_summary, write_summary
-
 from tests.tracking.conftest import Open, progress, result
 
 

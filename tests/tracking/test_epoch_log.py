@@ -1,7 +1,6 @@
 from pathlib import Path
 
 from mobilenet_train.results import EpochStarted
-
 from tests.tracking.conftest import EPOCHS, Open, epoch_events, progress, record_all, result
 
 FIRST_EPOCH = (

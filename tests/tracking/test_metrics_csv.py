@@ -2,7 +2,6 @@ import csv
 from pathlib import Path
 
 from mobilenet_train.results import Score
-
 from tests.tracking.conftest import Open, epoch_events, record_all, result
 
 PLAIN = """\
@@ -35,7 +34,7 @@ def test_a_resume_cuts_rows_that_no_checkpoint_knows(tmp_path: Path, open_tracke
     assert epochs == ["epoch", "0", "1", "2"]
 
 
-def test_a_resume_inside_the_first_epoch_starts_the_table_anew(tmp_path: Path, open_trackers: Open) -> None:
+def test_a_resume_inside_the_first_epoch_starts_the_table_again(tmp_path: Path, open_trackers: Open) -> None:
     open_trackers().record(result(0))
     open_trackers([], step=1).record(result(0))
     assert (tmp_path / "metrics.csv").read_text() == PLAIN

@@ -6,7 +6,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress, Score
-
 from tests.tracking.conftest import Open, epoch_events, progress, record_all, result
 
 BATCH_STEPS = [1, 2, 3, 4, 5, 6]
@@ -129,8 +128,8 @@ def test_hyperparameters_are_in_the_run_itself(tmp_path: Path, open_trackers: Op
 
 def test_training_images_are_one_grid(tmp_path: Path, open_trackers: Open) -> None:
     open_trackers(tensorboard=True).record_images(torch.rand(10, 3, 16, 16))
-    (picture,) = read(tmp_path).Images("train/images")
-    assert (picture.width, picture.height) == (8 * 16, 2 * 16)
+    (grid,) = read(tmp_path).Images("train/images")
+    assert (grid.width, grid.height) == (8 * 16, 2 * 16)
 
 
 def test_without_tensorboard_there_are_no_event_files(tmp_path: Path, open_trackers: Open) -> None:

@@ -12,7 +12,6 @@ from rich.console import Console
 from mobilenet_train.results import Score
 from mobilenet_train.tracking import RunDescription, Trackers
 from mobilenet_train.tracking.terminal import summary_line
-
 from tests.tracking.conftest import EPOCHS, epoch_events, record_all, result
 
 
@@ -81,7 +80,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from mobilenet_train.tracking import RunDescription, Trackers, trackers
-from mobilenet_train.training.results import EpochResult, EpochStarted, Score
+from mobilenet_train.results import EpochResult, EpochStarted, Score
 
 trackers.draw_curves = lambda *_: None
 tracker = Trackers(RunDescription(Path(sys.argv[1]), "", 3, 2, 6, {}, frozenset(), False, False), [], 0)
@@ -115,6 +114,6 @@ def test_a_program_whose_terminal_is_closed_ends_well(tmp_path: Path, terminal: 
     assert program.stderr.readline() == b"open\n"
     os.close(writer)
     os.close(reader)
-    _, errors = program.communicate(b"go on\n", timeout=60)
+    _, errors = program.communicate(b"continue\n", timeout=60)
     assert (program.returncode, errors) == (0, b"")
     assert len((tmp_path / "train.log").read_text().splitlines()) == 3 * EPOCHS + 1

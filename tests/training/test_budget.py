@@ -41,13 +41,13 @@ def test_a_plan_pays_for_its_updates_and_for_every_epochs_end(step: int, seconds
 
 
 def test_a_plan_pays_for_every_resolution_what_it_takes() -> None:
-    growing = plan(100, 10**9, "progressive.start=16")  # 16 pixels to 37.5 %, 24 to 75 %, then 32
+    progressive = plan(100, 10**9, "progressive.start=16")  # 16 pixels to 37.5 %, 24 to 75 %, then 32
     pace = Pace({16: 0.25, 24: 0.5, 32: 1.0}, 10.0)
-    assert growing.resolutions == [16, 24, 32]
-    assert pace.seconds(growing, 0, 80) == 30 * 0.25 + 30 * 0.5 + 20 * 1.0
-    assert pace.seconds(growing, 50, 80) == 10 * 0.5 + 20 * 1.0
-    assert affordable_updates(0, 42.5 + 10, pace, growing) == 80
-    assert affordable_updates(50, 25 + 10, pace, growing) == 80
+    assert progressive.resolutions == [16, 24, 32]
+    assert pace.seconds(progressive, 0, 80) == 30 * 0.25 + 30 * 0.5 + 20 * 1.0
+    assert pace.seconds(progressive, 50, 80) == 10 * 0.5 + 20 * 1.0
+    assert affordable_updates(0, 42.5 + 10, pace, progressive) == 80
+    assert affordable_updates(50, 25 + 10, pace, progressive) == 80
 
 
 def plan(updates_per_epoch: int, updates: int, *options: str) -> Plan:
@@ -103,13 +103,15 @@ def test_a_run_ends_within_five_percent_of_its_budget(pace: Any, updates_per_epo
 
 @pytest.mark.parametrize("updates_per_epoch", [50, 390, 5000], ids=["many epochs", "some", "less than one"])
 @pytest.mark.parametrize("slower", [1.0, 1.5, 0.7])
-def test_a_run_of_growing_resolution_ends_on_time_and_at_full_resolution(slower: float, updates_per_epoch: int) -> None:
+def test_a_run_with_progressive_resizing_ends_on_time_and_at_full_resolution(
+    slower: float, updates_per_epoch: int
+) -> None:
     measured = Pace({16: 0.07, 24: 0.13, 32: 0.2}, 5.0)
     options = ("progressive.start=16", "epochs=null", "budget=10m")
     run = Simulation(600, updates_per_epoch, lambda _: 0.2 * slower, 4.0, measured, *options)
     assert 0.95 * 600 <= run.now <= 1.05 * 600
     assert run.sides[0] == 16
-    assert 0.15 < run.sides.count(32) / len(run.sides) < 0.4  # a quarter of the plan, which changes as it goes
+    assert 0.15 < run.sides.count(32) / len(run.sides) < 0.4  # a quarter of the plan, which changes during the run
     assert set(run.sides[-len(run.sides) // 10 :]) == {32}
 
 

@@ -48,7 +48,7 @@ def test_a_gradient_that_overflows_fp16_moves_nothing_and_lowers_the_scale() -> 
     assert state.scaler.get_scale() < 2.0**60
 
 
-def test_the_summary_says_how_much_gpu_memory_was_used(tmp_path: Path) -> None:
+def test_the_summary_holds_how_much_gpu_memory_was_used(tmp_path: Path) -> None:
     config = configure(*TINY, "device=cuda", f"run_dir={tmp_path / 'run'}")
     folder, held = run_folder.create(config, [])
     with held:

@@ -21,7 +21,7 @@ def test_an_epoch_is_handed_out_to_be_recorded_before_a_checkpoint_knows_of_it()
     assert (recorded, known) == ([0, 1], [1, 2])
 
 
-def test_the_network_sees_growing_pictures_and_is_tested_on_full_ones() -> None:
+def test_with_progressive_resizing_the_network_is_tested_at_full_resolution() -> None:
     parts = build_run(configure(*TINY, "dataset.resolution=32", "progressive.start=16", "epochs=2"))
     plan, sides = parts.plan, {True: [], False: []}
     network = parts.state.model

@@ -1,6 +1,6 @@
 """The first losses of every network, to the digit: what makes a step faster must not change what it does.
 
-V1 and V2 are trained in float64, since rounding in fp32 moves the gradients of their fresh networks by a fifth of a
+V1 and V2 are trained in float64, since rounding in fp32 moves the gradients of their untrained networks by a fifth of a
 percent. V3 is trained in fp32, by the compiled kernels and by torch's own. One thread or two: losses agree to 2e-4.
 In bf16, where the CPU has it, the losses of V3 are further off, but not far. All that with SGD; with Muon rounding
 grows faster, so V3-Small is trained in float64.

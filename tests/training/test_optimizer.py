@@ -32,6 +32,23 @@ def test_tf_rmsprop_follows_tensorflows_formula() -> None:
         assert weight.item() == pytest.approx(expected[-1], rel=1e-6)
 
 
+@pytest.mark.parametrize("way", ["copied", "loaded"])
+def test_tf_rmsprop_continues_bit_identically_as_a_copy_and_after_loading(way: str) -> None:
+    ends = []
+    for interrupted in (False, True):
+        weight = torch.tensor([2.0, -1.0], requires_grad=True)
+        optimizer = TFRMSprop([weight], lr=0.1, alpha=0.9, eps=0.5, momentum=0.8)
+        for update in range(6):
+            if interrupted and update == 3 and way == "copied":
+                weight, optimizer = copy.deepcopy((weight, optimizer))
+            if interrupted and update == 3 and way == "loaded":
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            weight.grad = torch.tensor([update - 2.0, 1.5])
+            optimizer.step()
+        ends.append((weight, optimizer.state[weight]["square"], optimizer.state[weight]["velocity"]))
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
 def test_norms_and_biases_are_not_decayed() -> None:
     model = mobilenet_v3_small(num_classes=10, resolution=32)
     decayed, spared = parameter_groups(model, configure("optim=sgd").optim)
@@ -82,7 +99,7 @@ def test_an_orthogonalised_matrix_keeps_its_directions_and_has_singular_values_n
     assert turned.diagonal().max() < 1.25
 
 
-def test_muon_turns_pointwise_kernels_by_its_rate_and_leaves_the_rest_to_sgd() -> None:
+def test_muon_turns_pointwise_kernels_by_its_learning_rate_and_leaves_the_rest_to_sgd() -> None:
     torch.manual_seed(0)
     model = mobilenet_v3_small(num_classes=10, resolution=32)
     config = configure("optim=muon", "optim.lr=0.1", "optim.sgd_lr=0.2", "optim.weight_decay=0").optim

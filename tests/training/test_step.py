@@ -15,7 +15,7 @@ from mobilenet_train.training.step import l1_penalty, record, train_update, warm
 from tests.conftest import TINY, configure
 
 
-def prepare(*overrides: str) -> RunParts:
+def build(*overrides: str) -> RunParts:
     return build_run(configure(*TINY, *overrides))
 
 
@@ -34,7 +34,7 @@ def doubles(parts: RunParts) -> list[tuple[Tensor, Tensor]]:
 
 def test_accumulated_batches_move_the_weights_as_one_large_batch() -> None:
     constant = ("optim.schedule.decay=constant", "optim.schedule.warmup=0")
-    parts, whole = prepare("optim.accumulate=2", *constant), prepare("batch_size=64", *constant)
+    parts, whole = build("optim.accumulate=2", *constant), build("batch_size=64", *constant)
     first, second = linear(parts), linear(whole)
     batches = doubles(parts)[:2]
     train_update(parts.state, batches, parts.plan)
@@ -46,7 +46,7 @@ def test_accumulated_batches_move_the_weights_as_one_large_batch() -> None:
 
 def test_an_update_depends_on_its_number_and_not_on_what_was_drawn_before() -> None:
     """Dropout is on; a generator that someone else has used must not matter."""
-    one, other = prepare("model.dropout=0.5"), prepare("model.dropout=0.5")
+    one, other = build("model.dropout=0.5"), build("model.dropout=0.5")
     batch = next(one.batches.train.epoch(0))
     train_update(one.state, [batch], one.plan)
     torch.rand(1000)
@@ -58,7 +58,7 @@ def test_an_update_depends_on_its_number_and_not_on_what_was_drawn_before() -> N
 def test_compilation_is_asked_of_torch_and_its_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[object] = []
     monkeypatch.setattr(nn.Module, "compile", lambda _, mode: modes.append(mode))
-    parts = prepare("device.compile=reduce-overhead", "ema.decay=0.9")
+    parts = build("device.compile=reduce-overhead", "ema.decay=0.9")
     assert modes == ["reduce-overhead"]
     batches = parts.batches.train.epoch(0)
     train_update(parts.state, [next(batches)], parts.plan)
@@ -67,14 +67,14 @@ def test_compilation_is_asked_of_torch_and_its_warm_up_leaves_no_trace(monkeypat
     assert checkpoint.digest(parts.state.state_dict()) == before
 
 
-def test_the_first_update_uses_the_first_rate_of_the_warmup() -> None:
-    parts = prepare("optim.lr=0.5", "optim.schedule.warmup=0.5", "epochs=10")
+def test_the_first_update_uses_the_first_learning_rate_of_the_warmup() -> None:
+    parts = build("optim.lr=0.5", "optim.schedule.warmup=0.5", "epochs=10")
     train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
     assert parts.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / (parts.plan.updates / 2))
 
 
 def test_the_l1_penalty_pulls_weights_to_zero_and_stays_out_of_the_loss() -> None:
-    plain, penalised = prepare("optim.lr=0.001"), prepare("optim.lr=0.001", "optim.l1=0.1")
+    plain, penalised = build("optim.lr=0.001"), build("optim.lr=0.001", "optim.l1=0.1")
     batch = next(plain.batches.train.epoch(0))
     for parts in (plain, penalised):
         train_update(parts.state, [batch], parts.plan)
@@ -84,7 +84,7 @@ def test_the_l1_penalty_pulls_weights_to_zero_and_stays_out_of_the_loss() -> Non
 
 
 def test_clipping_limits_the_length_of_a_step() -> None:
-    parts = prepare(
+    parts = build(
         "optim.clip_norm=0.01", "optim.lr=1", "optim.schedule.warmup=0", "optim.momentum=0", "optim.nesterov=false"
     )
     parts.plan.config.optim.weight_decay = 0.0
@@ -97,14 +97,14 @@ def test_clipping_limits_the_length_of_a_step() -> None:
 
 
 def test_label_smoothing_changes_the_training_loss() -> None:
-    plain, smooth = prepare(), prepare("label_smoothing=0.2")
+    plain, smooth = build(), build("label_smoothing=0.2")
     for parts in (plain, smooth):
         train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
     assert plain.state.sums.score().loss != smooth.state.sums.score().loss
 
 
 def test_sums_are_means_per_sample_and_percent() -> None:
-    parts = prepare()
+    parts = build()
     batches = list(parts.batches.train.epoch(0))
     for batch in batches:
         train_update(parts.state, [batch], parts.plan)
@@ -115,7 +115,7 @@ def test_sums_are_means_per_sample_and_percent() -> None:
 
 
 def test_a_mixed_image_counts_as_right_where_its_larger_part_is_named() -> None:
-    parts = prepare("batch_size=4")
+    parts = build("batch_size=4")
     labels = torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
     logits = torch.eye(3)[[0, 1, 1, 2]]
     record(parts.state, parts.plan, logits, torch.tensor(1.0), labels)
@@ -131,14 +131,14 @@ def test_the_loss_of_a_mixed_image_is_the_mix_of_both_losses() -> None:
         torch.tensor([2, 2, 2, 2]),
         torch.eye(10)[[1, 1, 1, 1]].lerp(torch.eye(10)[[2, 2, 2, 2]], 0.25),
     ):
-        parts = prepare("label_smoothing=0.1", "model.dropout=0")
+        parts = build("label_smoothing=0.1", "model.dropout=0")
         train_update(parts.state, [(images, labels)], parts.plan)
         losses.append(parts.state.sums.score().loss)
     assert losses[2] == pytest.approx(0.75 * losses[0] + 0.25 * losses[1], rel=1e-5)
 
 
-def test_the_backbone_learns_at_its_share_of_the_rate() -> None:
-    parts = prepare("optim.backbone_lr=0.1", "optim.schedule.warmup=0", "optim.lr=0.5")
+def test_the_backbone_learns_at_its_share_of_the_learning_rate() -> None:
+    parts = build("optim.backbone_lr=0.1", "optim.schedule.warmup=0", "optim.lr=0.5")
     train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
     head = {id(p) for p in parts.state.model.classifier.parameters()}
     for group in parts.state.optimizer.param_groups:
@@ -147,7 +147,7 @@ def test_the_backbone_learns_at_its_share_of_the_rate() -> None:
 
 
 def test_the_first_loss_that_is_not_finite_is_remembered_with_its_update() -> None:
-    parts = prepare()
+    parts = build()
     images, labels = next(parts.batches.train.epoch(0))
     train_update(parts.state, [(images, labels)], parts.plan)
     check_finite(parts.state, parts.plan)
@@ -158,7 +158,7 @@ def test_the_first_loss_that_is_not_finite_is_remembered_with_its_update() -> No
 
 
 def test_weights_that_are_not_finite_are_found_even_if_the_loss_was() -> None:
-    parts = prepare()
+    parts = build()
     next(parts.state.model.parameters()).data[0] = float("inf")
     with pytest.raises(RunError, match="weights were not finite"):
         check_finite(parts.state, parts.plan)
@@ -169,17 +169,36 @@ def test_the_average_starts_by_following_and_ends_at_its_decay() -> None:
     nn.init.zeros_(layer.weight)
     ema = Ema(layer, decay=0.9)
     nn.init.ones_(layer.weight)
-    ema.update(layer, 1)
+    ema.update(1)
     assert ema.model.weight.item() == pytest.approx(1 - 2 / 11)  # (1 + 1) / (10 + 1) of the old
     nn.init.zeros_(layer.weight)
     before = ema.model.weight.item()
-    ema.update(layer, 10_000)
+    ema.update(10_000)
     assert ema.model.weight.item() == pytest.approx(0.9 * before)
+
+
+def test_a_copied_average_follows_the_copied_network_and_leaves_the_first_alone() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    ema = Ema(layer, decay=0.5)
+    before = ema.model.weight.item()
+    copied, its_average = deepcopy((layer, ema))
+    nn.init.constant_(copied.weight, 7.0)
+    its_average.update(10_000)
+    assert its_average.model.weight.item() == pytest.approx((before + 7.0) / 2)
+    assert ema.model.weight.item() == before
+
+
+def test_the_average_follows_a_buffer_that_was_replaced() -> None:
+    norm = nn.BatchNorm1d(1)
+    ema = Ema(norm, decay=0.5)
+    norm.running_mean = torch.ones(1)
+    ema.update(10_000)
+    assert ema.model.running_mean.item() == pytest.approx(0.5)
 
 
 def test_the_average_covers_batch_norms_running_statistics() -> None:
     norm = nn.BatchNorm1d(1)
     ema = Ema(norm, decay=0.5)
     norm.running_mean.fill_(1.0)
-    ema.update(norm, 10_000)
+    ema.update(10_000)
     assert ema.model.running_mean.item() == pytest.approx(0.5)

@@ -56,21 +56,21 @@ def test_weights_of_the_same_classes_are_taken_whole(source: str, tmp_path: Path
     torch.manual_seed(1)
     expected = network().state_dict()
     model = network()
-    said = start_from(model, "v3_small", str(SOURCES[source](tmp_path)), DIGITS)
-    assert said.endswith("last layer kept")
+    message = start_from(model, "v3_small", str(SOURCES[source](tmp_path)), DIGITS)
+    assert message.endswith("last layer kept")
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
     ("names", "why"), [(DIGITS[:7], "7 classes there, 10 here"), (tuple("abcdefghij"), "other classes")]
 )
-def test_the_last_layer_starts_afresh_for_other_classes_and_says_so(
+def test_the_last_layer_starts_from_scratch_for_other_classes_and_it_is_logged(
     names: tuple[str, ...], why: str, tmp_path: Path
 ) -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    said = start_from(model, "v3_small", str(trained(tmp_path / "run", names)), DIGITS)
-    assert said.endswith(f"last layer afresh ({why})")
+    message = start_from(model, "v3_small", str(trained(tmp_path / "run", names)), DIGITS)
+    assert message.endswith(f"last layer from scratch ({why})")
     kept = [name for name, value in model.state_dict().items() if torch.equal(value, before[name])]
     learned = [name for name in kept if "num_batches" not in name and before[name].ndim > 1]
     assert learned == ["classifier.3.weight"]
@@ -85,8 +85,8 @@ BAD = {
     "does not exist": lambda folder: folder / "nothing.pth",
     "could run code": unpickling,
     "holds no weights": lambda folder: saved([1, 2], folder / "list.pth"),
-    "can't be read": lambda folder: written(folder / "text.safetensors"),
-    "is no v3_small": lambda folder: saved({"features.0.0.weight": torch.zeros(1)}, folder / "little.pth"),
+    "cannot be read": lambda folder: written(folder / "text.safetensors"),
+    "is not a v3_small": lambda folder: saved({"features.0.0.weight": torch.zeros(1)}, folder / "little.pth"),
     "another model.width_mult": lambda folder: saved(network(width=0.5).state_dict(), folder / "wide.pth"),
 }
 
@@ -114,12 +114,12 @@ def test_torchvisions_weights_come_with_their_own_head_for_a_thousand_classes(mo
     weights = torchvision.models.MobileNet_V3_Small_Weights
     monkeypatch.setattr(weights, "get_state_dict", lambda *_, **__: peer.state_dict())
     model = mobilenet_v3_small(num_classes=10, resolution=224)
-    said = start_from(model, "v3_small", "torchvision", DIGITS)
-    assert "1000 classes there, 10 here" in said
+    message = start_from(model, "v3_small", "torchvision", DIGITS)
+    assert "1000 classes there, 10 here" in message
     assert torch.equal(model.features[0][0].weight, peer.features[0][0].weight)
 
 
-def test_without_network_torchvisions_weights_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_network_the_message_shows_where_to_put_torchvisions_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise URLError("no route to host")
 
@@ -128,7 +128,7 @@ def test_without_network_torchvisions_weights_say_where_to_put_them(monkeypatch:
         start_from(mobilenet_v3_small(), "v3_small", "torchvision", DIGITS)
 
 
-def prepare(folder: Path, *overrides: str) -> RunParts:
+def build(folder: Path, *overrides: str) -> RunParts:
     weights = trained(folder / "old", DIGITS)
     return build_run(configure(*TINY, "model.stride_plan=auto", f"model.weights={weights}", *overrides))
 
@@ -137,7 +137,7 @@ def prepare(folder: Path, *overrides: str) -> RunParts:
 def test_what_is_frozen_keeps_weights_and_statistics_and_the_rest_learns(
     choice: str, count: int, tmp_path: Path
 ) -> None:
-    parts = prepare(tmp_path, f"model.freeze={choice}")
+    parts = build(tmp_path, f"model.freeze={choice}")
     model = parts.state.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
@@ -153,9 +153,9 @@ def test_what_is_frozen_keeps_weights_and_statistics_and_the_rest_learns(
 
 def test_more_features_than_there_are_can_not_be_frozen(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"model\.freeze=14: the network has 13 features"):
-        prepare(tmp_path, "model.freeze=14")
+        build(tmp_path, "model.freeze=14")
 
 
-def test_a_run_that_goes_on_has_no_need_of_its_first_weights() -> None:
+def test_a_resumed_run_does_not_need_its_first_weights() -> None:
     gone = configure(*TINY, "model.weights=gone.pth")
     assert build_run(gone, starts=False).origin is None

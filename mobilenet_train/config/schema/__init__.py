@@ -84,37 +84,3 @@ def is_free(key: str) -> bool:
     """
     below = [option for name, found in OPTIONS.items() if f"{name}.".startswith(f"{key}.") for option in found]
     return bool(below) and all(option.free for option in below)
-
-
-__all__ = [
-    "ALIASES",
-    "OPTIONS",
-    "PRESETS",
-    "SCHEMAS",
-    "SWEEP_KEYS",
-    "AdamConfig",
-    "AugmentConfig",
-    "Cifar10Config",
-    "CustomDatasetConfig",
-    "CustomModelConfig",
-    "DatasetConfig",
-    "DeviceConfig",
-    "DigitsConfig",
-    "FolderConfig",
-    "ImageFilesConfig",
-    "ModelConfig",
-    "MuonConfig",
-    "NetworkConfig",
-    "OptimConfig",
-    "ProgressiveConfig",
-    "RmspropConfig",
-    "ScheduleConfig",
-    "SgdConfig",
-    "TrainConfig",
-    "V1Config",
-    "V2Config",
-    "V3Config",
-    "WebDatasetConfig",
-    "budget_seconds",
-    "is_free",
-]

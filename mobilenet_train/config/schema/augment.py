@@ -6,6 +6,7 @@ from mobilenet_train.config.fields import NULL, flag, number, numbers, one_of, t
 
 
 def is_area(area: list[float]) -> bool:
+    """augment.resized_crop: the least and the largest share of the area."""
     return len(area) == 2 and 0 < area[0] <= area[1] <= 1
 
 
@@ -29,7 +30,7 @@ class AugmentConfig:
     )
     resized_crop: list[float] | None = numbers(
         "e.g. [0.25, 1.0]: cut out this share of the area, 3:4 to 4:3, enlarged to the resolution",
-        "two shares of the area, e.g. [0.25, 1.0]",
+        "a list of two shares of the area, e.g. [0.25, 1.0]",
         is_area,
         null=NULL,
     )
@@ -45,10 +46,14 @@ class AugmentConfig:
         "share of the images in which a rectangle is painted over with the mean colour", least=0, most=1
     )
     mixup: float = number(
-        "alpha of Beta(alpha, alpha): pairs of images added up, and their labels; 0 = off", least=0, most=100
+        "alpha of Beta(alpha, alpha): pairs of images added up, and their labels; 0 = off",
+        least=0,
+        most=100,
+        why="the alpha of a beta distribution",
     )
     cutmix: float = number(
         "the same, but a patch of the partner pasted in; with both on, each pair gets one of the two",
         least=0,
         most=100,
+        why="the alpha of a beta distribution",
     )

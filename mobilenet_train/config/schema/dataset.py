@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobilenet_train.config.fields import (
-    MANY,
     NULL,
     anything,
     arguments,
@@ -37,21 +36,21 @@ class DatasetConfig:
     crop_ratio: float = number("evaluation sees the central share of each side; 0.875 is the papers'", above=0, most=1)
     mean: list[float] | None = numbers(
         "of the training images, per channel, in 0..1; null: measured on them",
-        "three numbers from 0 to 1, one a channel",
+        "a list of three numbers from 0 to 1, one a channel",
         lambda mean: len(mean) == 3,
         lambda mean: len(mean) == 3 and all(0 <= value <= 1 for value in mean),
         null=NULL,
     )
     std: list[float] | None = numbers(
         "standard deviation, like mean",
-        "three numbers above 0, at most 10, one a channel",
+        "a list of three numbers above 0, at most 10, one a channel",
         lambda std: len(std) == 3 and min(std) > 0,
         lambda std: len(std) == 3 and all(0 < value <= 10 for value in std),
         null=NULL,
     )
     fraction: float = number("train on this share of every class (chosen by the seed)", above=0, most=1)
     max_per_class: int | None = whole(
-        "and on at most so many images of a class, in training and test", 1, typed_most=MANY, null=NULL
+        "and on at most so many images of a class, in training and test", 1, typed_most=10**9, null=NULL
     )
     val_fraction: float = number(
         "share of the training images held out for choosing an epoch; 0 = none", least=0, below=1

@@ -38,8 +38,9 @@ class NetworkConfig(ModelConfig):
     )
     freeze: Any = anything(
         "backbone: only the classifier learns; N: all but the first N features (the first convolution, then blocks)",
-        "none, backbone or how many of the first features, from 1",
+        "none, backbone or how many of the first features, from 1 to 1000",
         lambda v: v in ("none", "backbone") or is_whole(v, 1, None),
+        lambda v: v in ("none", "backbone") or is_whole(v, 1, 1000),
     )
 
 

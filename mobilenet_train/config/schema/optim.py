@@ -59,7 +59,7 @@ class AdamConfig(OptimConfig):
 
     betas: list[float] = numbers(
         "decay of the mean and of the mean square",
-        "two numbers from 0, below 1",
+        "a list of two numbers from 0, below 1",
         lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
     )
     eps: float = number("outside the square root", above=0, typed_most=1)

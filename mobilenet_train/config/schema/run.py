@@ -30,7 +30,10 @@ class EmaConfig:
     """Averaged weights."""
 
     decay: float = number(
-        "of the averaged weights, evaluated beside the raw ones; 0 = off, 0.999 is usual", least=0, below=1
+        "of the averaged weights, evaluated beside the raw ones; 0 = off, 0.999 is usual",
+        least=0,
+        below=1,
+        why="0 is off",
     )
 
 
@@ -43,6 +46,7 @@ class EarlyStopConfig:
         1,
         typed_most=MANY,
         null=NULL,
+        said="a number of epochs",
     )
 
 
@@ -100,19 +104,21 @@ class TrainConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     epochs: int | None = whole("passes over the training images", 1, typed_most=MANY, null="null (with a budget)")
     max_updates: int | None = whole(
-        "stop after so many optimiser updates, if that comes first", 1, typed_most=10**15, null=NULL
+        "stop after so many optimiser updates, if that comes first", 1, typed_most=10**12, null=NULL
     )
     max_steps: int | None = alias("max_updates")
     budget: str | None = text(
         "a time such as 90s, 10m or 1h30m: so many updates as end on time; epochs typed too is an upper limit",
         "a time such as 90s, 10m or 1h30m, at most a year",
+        lambda budget: budget_seconds(budget) > 0,
         lambda budget: 0 < budget_seconds(budget) <= YEAR,
         null=NULL,
     )
     batch_size: int = whole(
-        "images per batch, two or more for batch-norm; an update sees batch_size x optim.accumulate of them",
+        "images per batch; an update sees batch_size x optim.accumulate of them",
         2,
         typed_most=IMAGES,
+        why="batch-norm needs two images",
     )
     seed: int = whole("same seed, same run: initial weights, order, augmentation, dropout", 0, 2**32 - 1)
     label_smoothing: float = number(
@@ -129,7 +135,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
     log_every: int = whole(
-        "updates between points of the training loss (bar, log line, TensorBoard)", 1, typed_most=MANY, free=True
+        "updates between points of the training loss (bar, log line, TensorBoard)", 1, typed_most=10**9, free=True
     )
     tensorboard: bool = flag("write event files to RUN/tensorboard", free=True)
     outputs: str = text("run folders are made in here", free=True)
