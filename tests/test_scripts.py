@@ -67,20 +67,11 @@ def test_bench_step_compares_the_trainer_with_bare_steps(script: Run, tmp_path: 
     assert 0 < float(table["data %"]) < 100
 
 
-def accept_small_for_torchvision_too(root: Path) -> None:
-    from torchvision.datasets import CIFAR10
-
-    accept_small(root)
-    CIFAR10._check_integrity = lambda _: True
-    CIFAR10._load_meta = lambda _: None
-
-
 @pytest.mark.real_data
-def test_bench_peers_measures_all_tools(script: Run, tmp_path: Path, small_cifar10: Path) -> None:
+def test_bench_peers_measures_all_tools(script: Run, tmp_path: Path, cifar10_root: Path) -> None:
     pytest.importorskip("timm")
     least = ("--networks", "v3_small", "--batch-size", "16", "--steps", "1", "--rounds", "1", "--workers", "0")
-    accept = partial(accept_small_for_torchvision_too, small_cifar10)
-    script("bench_peers", *least, "--csv", "peers.csv", prepare=accept, MNET_DATA=str(small_cifar10))
+    script("bench_peers", *least, "--csv", "peers.csv", MNET_DATA=str(cifar10_root))
     table = row(tmp_path / "peers.csv")
     for peer in ("torchvision", "timm"):
         ratio = float(table["mnet-train"]) / float(table[peer])

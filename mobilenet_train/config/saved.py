@@ -84,9 +84,9 @@ def read_saved(folder: Path) -> Saved:
     try:
         values = OmegaConf.load(path)
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise RunError(f"{folder} is not a run to continue: {path} cannot be read ({_reason(error)})") from error
+        raise RunError(f"{folder} is not a run: {path} cannot be read ({_reason(error)})") from error
     if not isinstance(values, DictConfig):
-        raise RunError(f"{folder} is not a run to continue: {path} is not a configuration")
+        raise RunError(f"{folder} is not a run: {path} is not a configuration")
     return from_record(values, read_words(folder))
 
 

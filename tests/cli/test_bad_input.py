@@ -104,7 +104,7 @@ CASES: list[tuple[str, int, list[str]]] = [
     ("dataset=imagenet_subset", 1, ["no-data/imagenet_subset is not a folder", "dataset.root=FOLDER", "CLASS/*.jpg"]),
     (f"dataset=webdataset {SHARDS}", 1, ["dataset.train=a.tar", "matches no file"]),
     # runs to resume
-    ("resume=nowhere", 1, ["nowhere", "is not a run to continue"]),
+    ("resume=nowhere", 1, ["nowhere", "is not a run"]),
     ("resume=nowhere run_dir=here", 2, ["resume=nowhere", "run_dir=here", "give one"]),
 ]
 
@@ -440,7 +440,7 @@ def test_a_second_run_in_a_run_dir_must_have_the_same_configuration(
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("a: [1", 1, ["is not a run to continue"]),
+        ("a: [1", 1, ["is not a run"]),
         ("- 1\n", 1, ["not a configuration"]),
         ("epochs: 3\n", 2, ["model.name"]),
         ("", 2, ["model.name"]),

@@ -162,7 +162,8 @@ def test_a_node_that_dies_leaves_the_others_to_go_on(
     def node(number: int) -> Launcher:
         name, is_host = two_nodes[number], int(number == 0)  # torchrun would tell by the host's name
         rendezvous = ("--rdzv-backend=c10d", "--rdzv-endpoint=10.99.0.1:29400", "--rdzv-id=7")
-        elastic = ("--nnodes=1:2", "--max-restarts=1", f"--rdzv-conf=is_host={is_host},last_call_timeout=10")
+        heartbeat = "keep_alive_interval=1,keep_alive_max_attempt=3"  # a dead node is missed after 3 s
+        elastic = ("--nnodes=1:2", "--max-restarts=1", f"--rdzv-conf=is_host={is_host},last_call_timeout=5,{heartbeat}")
         command = ("ip", "netns", "exec", name, *TORCHRUN, *rendezvous, *elastic, f"--local-addr=10.99.0.{number + 1}")
         options = ("-m", "mobilenet_train", *RUN, "epochs=10", "checkpoint.every_minutes=0.001")
         return launch(name, *command, *options, GLOO_SOCKET_IFNAME=name)

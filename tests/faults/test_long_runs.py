@@ -33,7 +33,7 @@ class Watch:
 
 def test_200_epochs_grow_neither_memory_nor_open_files(tmp_path: Path) -> None:
     options = ("dataset.max_per_class=4", "epochs=200", "ema.decay=0.9", "log_every=1", f"run_dir={tmp_path / 'run'}")
-    config = configure(*TINY, *options)
+    config = configure(*TINY, "model=v1", "model.width_mult=0.03", *options)
     folder, held = run_folder.create(config, [])
     watch = Watch()
     with held:

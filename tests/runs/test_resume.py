@@ -1,11 +1,14 @@
 """A run that is interrupted, wherever that is, ends as one that never was."""
 
 import json
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from mobilenet_train.config.schema import TrainConfig
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.build import build_run
 from mobilenet_train.runs.session import restore, train
@@ -38,9 +41,15 @@ class StopAfter:
         return self.left < 0
 
 
+@cache
+def composed(*overrides: str) -> TrainConfig:
+    """Once for all sessions of a run: Hydra takes longer than many of them."""
+    return configure(*OPTIONS, *overrides)
+
+
 def run(folder: Path, calls: float, *overrides: str) -> int:
     """Starts or goes on with the run in `folder` until `calls` are used up. Returns the exit code."""
-    config = configure(*OPTIONS, f"run_dir={folder}", *overrides)
+    config = replace(composed(*overrides), run_dir=str(folder))
     parts = build_run(config)
     console = Console(quiet=True)
     if folder.exists():
