@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenet_train.disk import sync
+from mobilenet_train import tensor_files
+from mobilenet_train.disk import new_file, sync
 from mobilenet_train.errors import RunError
 
 FORMAT = 1
+LONGEST_REASON = 200  # characters of torch's own message
 
 
 class DamagedCheckpointError(RunError):
@@ -24,28 +26,29 @@ class DamagedCheckpointError(RunError):
 def save(folder: Path, contents: Mapping[str, Any], best: bool) -> None:
     """Writes `folder`/last.pt; the one before it becomes previous.pt, and best.pt follows if `best`.
 
-    At every moment last.pt or previous.pt is whole: the new file is complete on disk before it takes the name.
+    The new file is complete on disk before it becomes last.pt, and is last.pt before the one before it takes the place
+    of previous.pt, whether that one is still whole or not: the newest file that verifies is never removed.
     Raises RunError if the disk is full or the folder cannot be written; the old files then stay.
     """
     temporary = folder / "last.pt.tmp"
     payload = {"format": FORMAT, **contents}
     try:
-        with temporary.open("wb") as file:
+        with new_file(temporary) as file:
             torch.save({**payload, "digest": digest(payload)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        last = folder / "last.pt"
+        last, before = folder / "last.pt", folder / "previous.pt.new"
         if last.exists():
-            _link(last, folder / "previous.pt")
+            _link(last, before)
         if best:
             _link(temporary, folder / "best.pt")
         temporary.replace(last)
+        if before.exists():
+            before.replace(folder / "previous.pt")
         sync(folder)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+    except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RunError(
-            f"the checkpoint could not be written to {folder} ({error}): free some space or choose another "
-            "folder; the checkpoint before it is untouched"
+            f"the checkpoint could not be written to {folder} ({error.strerror or error}): free some space or choose "
+            "another folder; the checkpoint before it is untouched"
         ) from error
 
 
@@ -55,7 +58,8 @@ def load(path: Path) -> dict[str, Any]:
     Raises DamagedCheckpointError if the file is torn, altered or not a checkpoint, RunError if its format is newer.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = tensor_files.read(path)
+        found = digest({key: value for key, value in saved.items() if key != "digest"}) if _is_ours(saved) else None
     except FileNotFoundError as error:
         raise DamagedCheckpointError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
@@ -63,11 +67,11 @@ def load(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{path} {reason}") from error
     except Exception as error:
         raise DamagedCheckpointError(f"{path} is damaged or not a checkpoint: {_first_line(error)}") from error
-    if not isinstance(saved, dict) or "format" not in saved:
+    if not _is_ours(saved):
         raise DamagedCheckpointError(f"{path} is not a checkpoint of mnet-train")
     if saved["format"] != FORMAT:
         raise RunError(f"{path} has checkpoint format {saved['format']}; this version reads format {FORMAT}")
-    if saved.pop("digest", None) != digest(saved):
+    if saved.pop("digest", None) != found:
         raise DamagedCheckpointError(f"{path} is damaged: its contents do not match their checksum")
     return saved
 
@@ -80,6 +84,12 @@ def find_latest(folder: Path) -> tuple[dict[str, Any], str | None] | None:
 def written(folder: Path) -> bool:
     """True once there is a checkpoint, whole or not."""
     return any((folder / name).exists() for name in ("last.pt", "previous.pt"))
+
+
+def set_aside(path: Path) -> None:
+    """Takes a damaged file out of the way of the next save, which would put it in the place of a whole one."""
+    if path.exists():
+        path.replace(path.with_name(f"damaged_{path.name}"))
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any], str | None]:
@@ -102,6 +112,10 @@ def digest(tree: Any) -> str:
     state = hashlib.blake2b(digest_size=16)
     _add(state, tree)
     return state.hexdigest()
+
+
+def _is_ours(saved: Any) -> bool:
+    return isinstance(saved, dict) and isinstance(saved.get("format"), int)
 
 
 def _add(state: Any, node: Any) -> None:
@@ -133,4 +147,4 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return str(error).strip().splitlines()[0][:LONGEST_REASON] if str(error).strip() else type(error).__name__

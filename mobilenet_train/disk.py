@@ -1,11 +1,40 @@
-"""Files that are never lost or half written: synced, replaced atomically, and a full disk is a clear message."""
+"""Files that are never lost or half written: synced, replaced atomically, and a full disk is a clear message.
 
+`regular` and `own` are openers for `open`: a named pipe or device must not hold a command up, and a folder that others
+could write in must not lead to a file elsewhere.
+"""
+
+import errno
+import hashlib
+import io
+import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from mobilenet_train.errors import RunError
+
+
+def regular(path: str, flags: int) -> int:
+    """Opens a regular file, through links too. Raises OSError for anything else, and waits for nobody."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a regular file", path)
+
+
+def own(path: str, flags: int) -> int:
+    """Opens a file that we write ourselves, and that is therefore no link. Raises OSError for a link."""
+    try:
+        return regular(path, flags | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed here: delete it", path) from None
 
 
 def sync(path: Path) -> None:
@@ -17,6 +46,30 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_json(path: Path) -> Any:
+    """The file's values. Raises RunError naming it if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"cannot read {path}: it is damaged ({error})") from error
+
+
+def with_checksum(values: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
+    """The values with a checksum of them and of `data`."""
+    digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode() + data, digest_size=16)
+    return {**values, "checksum": digest.hexdigest()}
+
+
+def verified(values: dict[str, Any], data: bytes = b"") -> dict[str, Any]:
+    """The values without their checksum; an older version wrote none. Raises ValueError if they do not match it."""
+    plain = {key: value for key, value in values.items() if key != "checksum"}
+    if "checksum" in values and values["checksum"] != with_checksum(plain, data)["checksum"]:
+        raise ValueError("its contents do not match their checksum")
+    return plain
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns an OSError inside the block into a RunError that names `path` and the reason."""
@@ -24,6 +77,37 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class _Watched(io.FileIO):
+    """A file that remembers the first write that failed."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file for the block to write, on the disk afterwards.
+
+    Raises OSError with the path if a write fails, whatever the block makes of that: torch says "unexpected pos 64".
+    """
+    raw = _Watched(path, "wb", opener=own)
+    try:
+        with io.BufferedWriter(raw) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception as error:
+        if raw.error is None:
+            raise
+        raise OSError(raw.error.errno, raw.error.strerror, str(path)) from error
 
 
 @contextmanager
@@ -34,6 +118,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
+        temporary.unlink(missing_ok=True)  # perhaps a link to elsewhere
         try:
             yield temporary
             sync(temporary)
@@ -52,5 +137,5 @@ def append_text(path: Path, text: str, before: Callable[[], str]) -> None:
     """Adds to the file's end; if someone deleted the file, `before()` gives what was in it."""
     with writing(path):
         lost = not path.exists()
-        with path.open("a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", opener=own) as file:
             file.write(before() + text if lost else text)

@@ -6,11 +6,13 @@ a checkpoint knows nothing of ranks, rank 0 alone writes, and all come to the sa
 
 import atexit
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import torch
@@ -21,10 +23,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_train.errors import RunError
+from mobilenet_train.machine import follow_parent
 from mobilenet_train.ranks import Ranks, let_the_first_report, ranks_from_environment
 
 T = TypeVar("T")
 PORT_KEY = "mnet-train/port"
+TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it in its ranks, which end with it; other parents may leave first
 SECONDS_TO_MEET = 300  # torch's own patience
 SHORT = timedelta(seconds=3)  # for a port where perhaps nobody listens any more
 
@@ -37,6 +41,8 @@ def join() -> Ranks:
     ranks = ranks_from_environment()
     if ranks.size == 1 or dist.is_initialized():
         return ranks
+    if TORCHRUN in os.environ:
+        follow_parent(os.getppid())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         shared = next(dist.rendezvous("env://"))[0]
@@ -63,7 +69,7 @@ def _own_store(shared: dist.Store, ranks: Ranks) -> dist.TCPStore:
     """
     host = os.environ["MASTER_ADDR"]
     if ranks.leads:
-        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        store = _listening(host, ranks)
         shared.set(PORT_KEY, str(store.port))
         return store
     deadline = time.monotonic() + SECONDS_TO_MEET
@@ -77,6 +83,23 @@ def _own_store(shared: dist.Store, ranks: Ranks) -> dist.TCPStore:
             continue
         store.set_timeout(timedelta(seconds=SECONDS_TO_MEET))
         return store
+
+
+def _listening(host: str, ranks: Ranks) -> dist.TCPStore:
+    """A store that listens at the address that the other ranks call `host` alone.
+
+    It listens at all of this machine's addresses where that one is not known: a name may mean the loopback here and
+    something else to other machines, and a container's may be its host's.
+    """
+    try:
+        family, _, _, _, (address, *_) = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        if ranks.size > ranks.local_size and ip_address(address).is_loopback:
+            raise OSError("other machines cannot call that")
+        with socket.create_server((address, 0), family=family) as server:
+            port, descriptor = server.getsockname()[1], server.detach()  # the store closes it
+    except OSError:
+        return dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+    return dist.TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
 
 
 @contextmanager

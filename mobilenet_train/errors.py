@@ -2,9 +2,15 @@
 
 
 class UserError(Exception):
-    """A message for people; the command prints it without a traceback and exits with `exit_code`."""
+    """A message for people: one line, and perhaps more arguments, each a line below it.
+
+    The command prints it without a traceback and exits with `exit_code`.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ConfigError(UserError):

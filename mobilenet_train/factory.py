@@ -10,14 +10,14 @@ from mobilenet_train.errors import ConfigError, RunError
 
 
 def load_factory(key: str, path: str) -> Callable[..., Any]:
-    """The function that `path` names; modules are looked for as Python does, and in the current folder.
+    """The function that `path` names; modules are looked for as Python does, and last in the current folder.
 
     Raises ConfigError naming `key` if the module or the function does not exist.
     """
     module_name, _, function_name = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)  # last: a random.py there must not be taken for Python's own
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever the user's module raises while it is read
@@ -26,11 +26,12 @@ def load_factory(key: str, path: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         names = ", ".join(name for name, value in vars(module).items() if callable(value) and name[0] != "_")
-        raise ConfigError(f"{key}={path}: {module_name} has no function {function_name!r}; it has: {names or 'none'}")
+        place = getattr(module, "__file__", None) or module_name
+        raise ConfigError(f"{key}={path}: {place} has no function {function_name!r}; it has: {names or 'none'}")
     return function
 
 
-def call_factory(key: str, path: str, **arguments: Any) -> Any:
+def call_factory(key: str, path: str, /, **arguments: Any) -> Any:
     """What the function that `path` names returns. Raises RunError with its own error in one line."""
     function = load_factory(key, path)
     try:

@@ -1,12 +1,17 @@
-"""What this machine has, asked without torch: cores, GPUs and how to describe it."""
+"""What this machine has, asked without torch: cores, GPUs, shared memory; and processes that end with their parent."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SHARED_MEMORY = Path("/dev/shm")  # what torch's processes hand each other tensors in
 
 
 def usable_cores() -> int:
@@ -23,6 +28,20 @@ def visible_gpus() -> list[str]:
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     return subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+
+
+def free_shared_memory() -> int | None:
+    """Bytes that processes can still share; None where that has no limit of its own."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
+
+
+def follow_parent(parent: int) -> None:
+    """Asks Linux to send this process SIGTERM when its parent dies, however it dies."""
+    if platform.system() != "Linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(128 + signal.SIGTERM)
 
 
 def describe_machine() -> str:

@@ -45,10 +45,22 @@ ALONE = Ranks()
 def ranks_from_environment() -> Ranks:
     """What torchrun (or a script for srun or mpirun) sets in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE.
 
-    Without the local ones all ranks are on one machine.
+    Without the local ones all ranks are on one machine. Raises ConfigError for what is not such a number.
     """
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    return Ranks(rank, size, int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    size = _number_in("WORLD_SIZE", 1, least=1)
+    rank = _number_in("RANK", 0, below=size)
+    local_size = _number_in("LOCAL_WORLD_SIZE", size, least=1)
+    return Ranks(rank, size, _number_in("LOCAL_RANK", rank, below=local_size), local_size)
+
+
+def _number_in(name: str, default: int, least: int = 0, below: int | None = None) -> int:
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()) or int(text) < least or (below is not None and int(text) >= below):
+        upper = "" if below is None else f" below {below}"
+        raise ConfigError(
+            f"{name}={text} in the environment is not a whole number from {least}{upper}: torchrun sets it, or unset it"
+        )
+    return int(text)
 
 
 def check_batch(batch_size: int, ranks: Ranks) -> None:

@@ -1,4 +1,7 @@
-"""SIGTERM, Ctrl-C and a closed terminal: finish the step, save, leave. A second Ctrl-C leaves at once."""
+"""SIGTERM, Ctrl-C and a closed terminal: finish the step, save, leave. A second Ctrl-C leaves at once.
+
+A signal that is ignored when the run starts stays ignored: SIGHUP under nohup, SIGINT of `sh -c 'mnet-train &'`.
+"""
 
 import signal
 from types import FrameType
@@ -14,18 +17,24 @@ class StopSignals:
         self.ranks = ranks
         self.received = self.agreed = 0  # no signal has this number
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.received = number
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def __call__(self) -> bool:
         self.agreed = agreed(self.ranks, self.received)
         return self.agreed > 0
 
+    def here(self) -> bool:
+        """Whether this rank was asked; unlike a call, it waits for no other rank."""
+        return self.received > 0
+
     @property
     def exit_code(self) -> int:
         """128 + the signal: 130, 143 or 129."""
-        return 128 + self.agreed
+        return 128 + (self.agreed or self.received)

@@ -28,6 +28,27 @@ TINY = (  # real images and a real network, a few milliseconds a step
     "log_every=2",
 )
 RUN = ("run_dir=run", *TINY)
+LONGEST = (  # a long file that starts last would leave the other worker idle
+    "distributed/test_torchrun.py",
+    "sweeps/test_sweep.py",
+    "test_scripts.py",
+    "faults/test_kill.py",
+    "training/test_golden_losses.py",
+    "runs/test_command.py",
+    "faults/test_faults.py",
+    "distributed/test_runs.py",
+    "runs/test_resume.py",
+    "deploy/test_executorch.py",
+    "distributed/test_science.py",
+    "faults/test_long_runs.py",
+    "sweeps/test_engines.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the others keep their order."""
+    places = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True)

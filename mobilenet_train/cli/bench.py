@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mobilenet_train.cli.tool import (
     Parser,
+    class_count,
+    image_count,
     list_of,
+    list_of_numbers,
     main_of,
     new_parser,
     new_table,
-    numbers,
+    pixel_count,
     positive,
     print_json,
-    whole_number,
-    whole_numbers,
+    thread_counts,
+    width_multiplier,
 )
+from mobilenet_train.console import plain
 from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes
 
 if TYPE_CHECKING:
@@ -44,13 +48,14 @@ def parser() -> Parser:
     about = "Times networks on this machine: every combination of what is given, taking turns."
     made = new_parser("mnet-bench", about, EXAMPLES)
     made.add_argument("--model", type=list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four")
-    made.add_argument("--width", type=numbers, default=[1.0], metavar="LIST", help="width multipliers; default: 1")
-    made.add_argument("--resolution", type=whole_numbers, default=[224], metavar="LIST", help="pixels; default: 224")
-    made.add_argument("--batch", type=whole_numbers, default=[1], metavar="LIST", help="images at once; default: 1")
-    made.add_argument("--threads", type=whole_numbers, default=[1], metavar="LIST", help="on the CPU; default: 1")
+    widths, pixels, images = map(list_of_numbers, (width_multiplier, pixel_count, image_count))
+    made.add_argument("--width", type=widths, default=[1.0], metavar="LIST", help="width multipliers; default: 1")
+    made.add_argument("--resolution", type=pixels, default=[224], metavar="LIST", help="pixels; default: 224")
+    made.add_argument("--batch", type=images, default=[1], metavar="LIST", help="images at once; default: 1")
+    made.add_argument("--threads", type=thread_counts, default=[1], metavar="LIST", help="on the CPU; default: 1")
     runtimes = "eager (PyTorch), onnx, onnx-int8 (onnxruntime), train (a whole training step); default: eager"
     made.add_argument("--runtime", type=list_of(RUNTIMES), default=["eager"], metavar="NAMES", help=runtimes)
-    made.add_argument("--classes", type=whole_number, default=1000, metavar="N", help="default: 1000")
+    made.add_argument("--classes", type=class_count, default=1000, metavar="N", help="default: 1000")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch computes; default: cpu")
     made.add_argument("--seconds", type=positive, default=2.0, metavar="S", help="of each; default: 2")
     made.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
@@ -62,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures and prints, or compares two tables. Raises UserError."""
     from mobilenet_train.deploy.bench import as_dict, new_bench, write_csv
     from mobilenet_train.deploy.settings import all_settings
+    from mobilenet_train.runs.advice import memory_advice
     from mobilenet_train.runs.timed_step import training_step
 
     if arguments.compare:
@@ -75,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.threads,
         arguments.runtime,
     )
-    rows = new_bench(arguments.classes, arguments.device, training_step).run(settings, arguments.seconds)
+    with memory_advice("lower --batch, --resolution or --width"):
+        rows = new_bench(arguments.classes, arguments.device, training_step).run(settings, arguments.seconds)
     if arguments.csv:
         write_csv(rows, arguments.csv)
     if arguments.json:
@@ -126,7 +133,9 @@ def show_changes(arguments: argparse.Namespace) -> int:
     console.print(change_table(changes, *arguments.compare))
     machines = {row.machine for row in (*before, *after)}
     if len(machines) > 1:
-        console.print("the tables are from different machines or versions:", *sorted(machines), sep="\n  ")
+        console.print("the tables are from different machines or versions:")
+        for machine in sorted(machines):
+            console.print(plain(f"  {machine}"))
     return 0
 
 
@@ -139,7 +148,7 @@ def change_table(changes: "list[Change]", before: Path, after: Path) -> "Table":
         ratio = change.ratio
         verdict = "slower" if ratio > CHANGED else "faster" if ratio < 1 / CHANGED else ""
         table.add_row(
-            *setting_cells(change.setting),
+            *map(plain, setting_cells(change.setting)),
             f"{change.before.median_ms:.2f}",
             f"{change.after.median_ms:.2f}",
             f"{ratio - 1:+.1%}",

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.text import Text
-
 from mobilenet_train.cli.tool import (
     Parser,
     add_run_arguments,
@@ -19,6 +17,7 @@ from mobilenet_train.cli.tool import (
     runtime_of,
     whole_number,
 )
+from mobilenet_train.console import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -157,14 +156,15 @@ def print_for_people(found: Found, files: list[Path], console: "Console") -> Non
         console.print(resolution_table(found))
     verdict = found.verdict
     colour = {"verified": "green", "failed": "red"}.get(verdict.status, "yellow")
-    console.print(Text(verdict.status, colour) + Text(f": {verdict.message}"), soft_wrap=True)
+    console.print(plain(verdict.status, colour) + plain(f": {verdict.message}"), soft_wrap=True)
     for image in verdict.changed[:MOST_SHOWN]:
         console.print(
-            Text(f"  image {image.index} ({image.true}): was {image.logged}, now {image.now}"), soft_wrap=True
+            plain(f"  image {image.index} ({image.true}): was {image.logged}, now {image.now}"), soft_wrap=True
         )
     if len(verdict.changed) > MOST_SHOWN:
         console.print(f"  and {len(verdict.changed) - MOST_SHOWN} more, all in report.json")
-    console.print(Text("\n".join(str(path) for path in files)), soft_wrap=True)
+    for path in files:
+        console.print(plain(path), soft_wrap=True)
 
 
 def score_table(found: Found) -> "Table":
@@ -194,7 +194,7 @@ def class_table(rows: "list[ClassScore]") -> "Table":
     table = new_table(title, ("class",), ("precision", "recall", "F1", "images"))
     for row in (*shown, mean, weighted):
         numbers = (f"{100 * value:.2f}" for value in (row.precision, row.recall, row.f1))
-        table.add_row(Text(row.name), *numbers, f"{row.images:,}")
+        table.add_row(plain(row.name), *numbers, f"{row.images:,}")
     return table
 
 

@@ -17,6 +17,7 @@ from mobilenet_train.cli.tool import (
     report_warning,
     whole_number,
 )
+from mobilenet_train.console import plain
 from mobilenet_train.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -143,7 +144,6 @@ def as_dict(row: "DeployRow", folder: Path, max_drop: float) -> dict[str, Any]:
 def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float) -> None:
     """The deploy table for people, what stays in fp32, and the files."""
     from rich.console import Console
-    from rich.text import Text
 
     from mobilenet_train.machine import describe_machine
 
@@ -161,10 +161,10 @@ def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float) -> None:
             f"{checked.difference:.2g}",
         )
     console.print(table)
-    console.print(Text(f"latency: one image, one thread; {describe_machine()}"), soft_wrap=True)
+    console.print(plain(f"latency: one image, one thread; {describe_machine()}"), soft_wrap=True)
     for row in rows:
         if row.checked.fp32_operators:
             left = ", ".join(f"{count} {kind}" for kind, count in sorted(row.checked.fp32_operators.items()))
-            console.print(Text(f"{row.checked.format}: in fp32 are {left}"), soft_wrap=True)
+            console.print(plain(f"{row.checked.format}: in fp32 are {left}"), soft_wrap=True)
         if file := file_of(row, folder, max_drop):
-            console.print(Text(str(file)), soft_wrap=True)
+            console.print(plain(file), soft_wrap=True)

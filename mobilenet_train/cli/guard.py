@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Callable
 
-from mobilenet_train.errors import UserError
-from mobilenet_train.ranks import ranks_from_environment, reports
+from mobilenet_train.console import one_line, printable
+from mobilenet_train.errors import ConfigError, UserError
+from mobilenet_train.ranks import ALONE, ranks_from_environment, reports
 
 
 def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-train") -> int:
@@ -17,20 +18,24 @@ def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-t
     try:
         return command()
     except UserError as error:
-        return failed(program, str(error), error.exit_code)
+        return failed(program, *map(str, error.args), exit_code=error.exit_code)
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        return failed(program, f"{error.strerror or error}: {error.filename or 'no file named'}", 1)
+        return failed(program, f"{error.strerror or error}: {error.filename or 'no file named'}", exit_code=1)
     except Exception:
         if reports(ranks_from_environment()):
             raise
         return 1
 
 
-def failed(program: str, message: str, exit_code: int) -> int:
-    """Prints the message, in the rank that reports."""
-    ranks = ranks_from_environment()
+def failed(program: str, message: str, *details: str, exit_code: int) -> int:
+    """Prints the message in one line and the details below it, in the rank that reports."""
+    try:
+        ranks = ranks_from_environment()
+    except ConfigError:  # the message says so
+        ranks = ALONE
     if reports(ranks):
-        print(f"{program}: {ranks.label}{message}", file=sys.stderr)
+        lines = (one_line(f"{program}: {ranks.label}{message}"), *map(printable, details))
+        print("\n".join(lines), file=sys.stderr)
     return exit_code

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mobilenet_train.cli.tool import (
     Parser,
     add_trust_argument,
+    class_count,
     main_of,
     new_parser,
     new_table,
     print_json,
     whole_number,
+    width_multiplier,
 )
+from mobilenet_train.console import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,9 +39,9 @@ def main() -> NoReturn:
 def parser() -> Parser:
     made = new_parser("mnet-info", "Shows where a network's parameters and multiply-adds are.", EXAMPLES)
     made.add_argument("network", metavar="MODEL|RUN", help="v1, v2, v3_large, v3_small, a run folder or a checkpoint")
-    made.add_argument("--width", type=float, help="width multiplier; default: 1")
+    made.add_argument("--width", type=width_multiplier, help="width multiplier; default: 1")
     made.add_argument("--resolution", type=whole_number, metavar="PIXELS", help="default: 224, or the run's own")
-    made.add_argument("--classes", type=whole_number, metavar="N", help="default: 1000")
+    made.add_argument("--classes", type=class_count, metavar="N", help="default: 1000")
     made.add_argument("--stride-plan", type=stride_plan, metavar="PLAN", help="auto (default), imagenet or a number")
     add_trust_argument(made)
     return made
@@ -92,8 +95,8 @@ def layer_table(found: "NetworkInfo") -> "Table":
             continue
         kernel = f" {layer.kernel}x{layer.kernel}" if layer.kind == "depthwise" else ""
         table.add_row(
-            layer.name,
-            layer.kind + kernel,
+            plain(layer.name),
+            plain(layer.kind + kernel),
             "x".join(map(str, layer.output)),
             str(layer.stride or ""),
             f"{layer.parameters:,}",

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilenet_train.cli.tool import (
     Parser,
+    class_count,
     list_of,
+    list_of_numbers,
     main_of,
     new_parser,
     new_table,
+    pixel_count,
     positive,
     print_json,
-    whole_number,
-    whole_numbers,
+    thread_count,
 )
 from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes
 from mobilenet_train.errors import RunError
@@ -47,12 +49,12 @@ def parser() -> Parser:
     made.add_argument("--budget-ms", type=positive, required=True, metavar="MS", help="the most one image may take")
     made.add_argument("--model", type=list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four")
     pixels = "pixels; default: 96,128,160,192,224. With a single one, networks are ranked by what they reach at 224"
-    made.add_argument("--resolution", type=whole_numbers, metavar="LIST", help=pixels)
-    made.add_argument("--classes", type=whole_number, default=1000, metavar="N", help="default: 1000")
+    made.add_argument("--resolution", type=list_of_numbers(pixel_count), metavar="LIST", help=pixels)
+    made.add_argument("--classes", type=class_count, default=1000, metavar="N", help="default: 1000")
     accuracy = "the least published top-1; default: any"
     made.add_argument("--min-accuracy", type=positive, default=0.0, metavar="PERCENT", help=accuracy)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    made.add_argument("--threads", type=whole_number, default=1, metavar="N", help="on the CPU; default: 1")
+    made.add_argument("--threads", type=thread_count, default=1, metavar="N", help="on the CPU; default: 1")
     runtimes = RUNTIMES[:-1]
     made.add_argument("--runtime", choices=runtimes, default="eager", help="default: eager (PyTorch)")
     made.add_argument("--seconds", type=positive, default=0.5, metavar="S", help="of each measurement; default: 0.5")

@@ -17,6 +17,7 @@ from mobilenet_train.cli.tool import (
     runtime_of,
     whole_number,
 )
+from mobilenet_train.console import add_rows, printable
 
 if TYPE_CHECKING:
     from mobilenet_train.inference.predict import Prediction
@@ -75,7 +76,7 @@ def reporting_errors(predictions: "Iterator[Prediction]") -> "Iterator[Predictio
     """The same; those without a result are named on stderr as they come."""
     for prediction in predictions:
         if prediction.error is not None:
-            print(f"mnet-predict: {prediction.file} {prediction.error}", file=sys.stderr)
+            print(printable(f"mnet-predict: {prediction.file} {prediction.error}"), file=sys.stderr)
         yield prediction
 
 
@@ -105,16 +106,15 @@ def print_csv(predictions: "Iterator[Prediction]", top: int) -> int:
 def print_for_people(predictions: "list[Prediction]") -> int:
     """One image gets a line, several get a table."""
     from rich.console import Console
-    from rich.text import Text
 
     good = [prediction for prediction in predictions if prediction.error is None]
     if len(predictions) == 1 and good:
-        print("Predicted:", ", ".join(f"{name} ({value:.2%})" for name, value in good[0].ranked))
+        print("Predicted:", printable(", ".join(f"{name} ({value:.2%})" for name, value in good[0].ranked)))
     elif good:
         table = new_table("", ("image", "predicted", "then"), ("probability",))
         for prediction in good:
             (name, value), *others = prediction.ranked
             then = ", ".join(f"{other} {probability:.0%}" for other, probability in others)
-            table.add_row(Text(prediction.file), Text(name), Text(then), f"{value:.2%}")
+            add_rows(table, [(prediction.file, name, then, f"{value:.2%}")])
         Console().print(table)
     return len(predictions) - len(good)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mobilenet_train.cli.tool import Parser, main_of, new_parser, new_table, print_json
+from mobilenet_train.console import add_rows
 
 EXAMPLES = """\
   mnet-report outputs/SWEEP                     its table; sweep.csv, sweep.md and pareto.png are made again
@@ -70,7 +71,6 @@ def diff(arguments: argparse.Namespace) -> int:
         print_json([{"key": row.key, **dict(zip(map(str, (a, b)), row.values, strict=True))} for row in found])
         return 0
     table = new_table("", ("", str(a), str(b)), ())
-    for row in found:
-        table.add_row(*row.cells)
+    add_rows(table, (row.cells for row in found))
     Console().print(table)
     return 0

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilenet_train import __version__
 from mobilenet_train.cli.guard import guarded
+from mobilenet_train.config.fields import IMAGES, MANY, MOST_PIXELS, MOST_WIDTH
+from mobilenet_train.console import plain, printable, title_of
 from mobilenet_train.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def add_run_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is a device"
     )
-    parser.add_argument("--threads", type=whole_number, metavar="N", help="threads on the CPU; default: as in training")
+    parser.add_argument("--threads", type=thread_count, metavar="N", help="threads on the CPU; default: as in training")
     add_trust_argument(parser)
 
 
@@ -67,6 +69,15 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def thread_count(text: str) -> int:
+    """A number of threads, in the limits of device.threads, for argparse."""
+    from mobilenet_train.config.schema.device import MOST_THREADS
+
+    if whole_number(text) > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to {MOST_THREADS}")
+    return int(text)
+
+
 def list_of(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
     """A list of names out of `allowed`, for argparse."""
 
@@ -80,14 +91,25 @@ def list_of(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
     return read
 
 
-def numbers(text: str) -> list[float]:
-    """Numbers above 0, for argparse."""
-    return [positive(number) for number in text.split(",")]
+def thread_counts(text: str) -> list[int]:
+    """Numbers of threads, for argparse."""
+    return [thread_count(number) for number in text.split(",")]
 
 
-def whole_numbers(text: str) -> list[int]:
-    """Numbers from 1, for argparse."""
-    return [whole_number(number) for number in text.split(",")]
+def at_most(most: float, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A number up to `most`, for argparse."""
+
+    def limited(text: str) -> Any:
+        if (number := read(text)) > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is more than {most:,}")
+        return number
+
+    return limited
+
+
+def list_of_numbers(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Numbers with commas between them, for argparse."""
+    return lambda text: [read(number) for number in text.split(",")]
 
 
 def positive(text: str) -> float:
@@ -99,6 +121,12 @@ def positive(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
+
+
+width_multiplier = at_most(MOST_WIDTH, positive)
+pixel_count = at_most(MOST_PIXELS, whole_number)
+image_count = at_most(IMAGES, whole_number)
+class_count = at_most(MANY, whole_number)
 
 
 def main_of(
@@ -145,7 +173,7 @@ def runtime_of(arguments: argparse.Namespace, config: "TrainConfig", threads: in
 def report_warning(program: str, run: "TrainedRun") -> None:
     """Reports on stderr that a damaged checkpoint was passed over, if one was."""
     if run.warning:
-        print(f"{program}: {run.warning}", file=sys.stderr)
+        print(printable(f"{program}: {run.warning}"), file=sys.stderr)
 
 
 def print_json(values: Any) -> None:
@@ -158,9 +186,10 @@ def new_table(title: str, text: Sequence[str], numbers: Sequence[str]) -> "Table
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    heading = title_of(*title.splitlines()) if title else None
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in text:
-        table.add_column(name, overflow="fold")
+        table.add_column(plain(name), overflow="fold")
     for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(plain(name), justify="right", no_wrap=True)
     return table

@@ -33,15 +33,19 @@ def compose_and_run(tracebacks: bool) -> int:
     import hydra
     from omegaconf import DictConfig
 
+    from mobilenet_train.cli.line import read_line
     from mobilenet_train.config.compose import register
     from mobilenet_train.config.explain import explain
+    from mobilenet_train.config.overrides import check_line
     from mobilenet_train.config.resume import choices_of_run
 
+    line = read_line(sys.argv[1:])
+    if "--shell-completion" not in line.options:  # whose words are not keys
+        check_line(line.words)
     register()
-    sweep = "-m" in sys.argv or "--multirun" in sys.argv
-    if sweep:
+    if line.sweep:
         register_sweeps(tracebacks)
-    choices = [] if sweep else choices_of_run(sys.argv[1:])
+    choices = [] if line.sweep else choices_of_run(line.words)
     codes: list[int] = []
 
     def run(composed: DictConfig) -> None:
@@ -53,7 +57,7 @@ def compose_and_run(tracebacks: bool) -> int:
         if in_sweep():  # run by an engine that is not ours, perhaps on another machine
             report_job(composed, codes[-1])
 
-    typed, sys.argv = sys.argv, [sys.argv[0], *choices, *sys.argv[1:]]
+    typed, sys.argv = sys.argv, [sys.argv[0], *line.arguments(choices)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of exiting with 1 whatever happened
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run)()

@@ -4,7 +4,6 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -14,7 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mobilenet_train.config.fields import MISSING
 from mobilenet_train.config.overrides import typed_keys
 from mobilenet_train.config.rules import check, check_effect, let_budget_decide
-from mobilenet_train.config.schema import ALIASES, SCHEMAS, TrainConfig
+from mobilenet_train.config.schema import ALIASES, SCHEMAS, UNSAVED, TrainConfig
+from mobilenet_train.config.suggest import nearest
 from mobilenet_train.errors import ConfigError
 from mobilenet_train.ranks import check_batch, ranks_from_environment
 
@@ -38,8 +38,8 @@ def check_use(config: TrainConfig, words: Sequence[str]) -> None:
 def values_of(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain values, under the keys' present names: what is saved, hashed and shown."""
     values = asdict(config)
-    for old in ALIASES:
-        del values[old]
+    for key in UNSAVED:
+        del values[key]
     return values
 
 
@@ -159,10 +159,3 @@ def removed_keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
         else:
             yield from removed_keys(node[key], f"{prefix}{key}.")
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """The end of an error message that suggests what was meant, or nothing."""
-    by_leaf = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
-    close = get_close_matches(word, known, n=1) or get_close_matches(word.rsplit(".", 1)[-1], by_leaf, n=1)
-    return f"; did you mean {by_leaf.get(close[0], close[0])!r}?" if close else ""

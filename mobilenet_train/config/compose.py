@@ -2,6 +2,7 @@
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from mobilenet_train.config.checked import checked_config
@@ -23,10 +24,15 @@ def register() -> None:
 
 
 def compose_values(*overrides: str) -> DictConfig:
-    """What `mnet-train OVERRIDES` composes, unchecked."""
+    """What `mnet-train OVERRIDES` composes, unchecked; also while the command itself is inside Hydra."""
     register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = running  # Hydra has put another instance in its place
 
 
 def compose_config(*overrides: str) -> TrainConfig:

@@ -11,11 +11,12 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from mobilenet_train.config.checked import nearest
 from mobilenet_train.config.fields import options
 from mobilenet_train.config.schema import OPTIONS, SCHEMAS
+from mobilenet_train.config.suggest import nearest
 
 MISSING_ENGINE = re.compile(r"(?:plugin class : 'hydra_plugins\.hydra_|locating target ')(ray|submitit|optuna)")
+MEANT = {"gpu": "cuda"}  # words for a choice that do not look like its name
 KINDS = {
     "to Integer": "a whole number",
     "to Float": "a number",
@@ -57,9 +58,14 @@ def known_keys() -> list[str]:
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    file = error.missing_cfg_file or ""
+    group = next((group for group in SCHEMAS if file.startswith(f"{group}/")), file.rpartition("/")[0])
+    name = file.removeprefix(f"{group}/")
+    if group == "dataset" and "/" in name:
+        return f"dataset={name} is not a choice: for a folder of images give dataset=folder dataset.root={name}"
     options = [option for option in error.options or [] if not option.startswith("schema")]
-    return f"{group}={name} is unknown; choose one of: {', '.join(options)}{nearest(name, options)}"
+    meant = nearest(MEANT.get(name, name), options)
+    return f"{group}={name} is unknown; choose one of: {', '.join(options)}{meant}"
 
 
 def _wrong_type(cause: ValidationError) -> str:

@@ -13,7 +13,9 @@ MISSING: Any = "???"  # omegaconf's mark of a key that has no value yet
 NULL = "null"
 YEAR = 366 * 24 * 3600  # seconds
 IMAGES = 2**20  # more than fit into one batch anywhere
-MANY = 10**6  # epochs, minutes and the like
+MANY = 10**6  # epochs, minutes, classes and the like
+MOST_PIXELS = 4096  # a side
+MOST_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Option:
     rule: Rule | None = None
     free: bool = False  # does not change the result: may change at a resume, is left out of a sweep's hash
     sweep: bool = False  # belongs to a sweep as a whole, not to its jobs
+    saved: bool = True  # otherwise it holds for one command alone
     alias: str | None = None  # the key's present name, where this is its old one
 
 
@@ -99,7 +102,12 @@ def numbers(
     null: str = "",
 ) -> Any:
     """A list of numbers that a function judges."""
-    return _option(about, _sentence(null, allowed), fits, fits_typed or fits, null, {})
+
+    def of_numbers(judge: Callable[[list[float]], bool]) -> Callable[[Any], bool]:
+        # an interpolation can bring anything here
+        return lambda values: isinstance(values, list) and all(map(is_number, values)) and judge(values)
+
+    return _option(about, _sentence(null, allowed), of_numbers(fits), of_numbers(fits_typed or fits), null, {})
 
 
 def one_of(about: str, *names: str, null: str = "", **flags: Any) -> Any:
@@ -111,6 +119,11 @@ def one_of(about: str, *names: str, null: str = "", **flags: Any) -> Any:
 def flag(about: str, **flags: Any) -> Any:
     """True or false."""
     return field(default=MISSING, metadata={"option": Option(about, FLAG, **flags)})
+
+
+def consent(about: str) -> Any:
+    """True only where the user says so in this very command; never saved."""
+    return field(default=False, metadata={"option": Option(about, FLAG, free=True, saved=False)})
 
 
 def text(
@@ -142,7 +155,12 @@ def factory(about: str) -> Any:
 
 def arguments(about: str) -> Any:
     """Arguments of the user's own function."""
-    return field(default_factory=dict, metadata={"option": Option(about)})
+    named = Rule("KEY=VALUE pairs, e.g. {width: 16}", lambda values: isinstance(values, dict), _are_arguments)
+    return field(default_factory=dict, metadata={"option": Option(about, named)})
+
+
+def _are_arguments(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(key, str) and key.isidentifier() for key in values)
 
 
 def alias(of: str) -> Any:

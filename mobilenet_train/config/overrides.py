@@ -1,22 +1,124 @@
 """What someone typed, `KEY=VALUE` and `GROUP=NAME`: which keys, and what Hydra would let through."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
 
 from mobilenet_train.config.fields import FLAG
 from mobilenet_train.config.schema import ALIASES, OPTIONS, SCHEMAS
+from mobilenet_train.config.suggest import nearest
 from mobilenet_train.errors import ConfigError
 
 BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")  # as OmegaConf and YAML take them
+HYDRAS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.verbose")
+PARTS = ("experiment", "recipe")  # choices that bring values for keys of all groups
+UNREADABLE = (HydraException, ValueError, RecursionError)  # the last two: a number or a nesting without end
+OURS = {
+    "hydra/sweeper": "hydra/launcher=local needs hydra/sweeper=grid",
+    "hydra/launcher": "hydra/launcher=local is the one that runs jobs here",
+}
 
 
 def parsed(words: Sequence[str]) -> list[Override]:
-    """The words as Hydra reads them."""
-    return OverridesParser.create().parse_overrides(list(words))
+    """The words as Hydra reads them. Raises ConfigError for one that cannot be read."""
+    try:
+        return OverridesParser.create().parse_overrides(list(words))
+    except UNREADABLE as error:
+        raise ConfigError(unreadable(next(word for word in words if not _is_readable(word)))) from error
+
+
+def unreadable(word: str) -> str:
+    """Says of a word that Hydra cannot read what to type instead."""
+    key, equals, value = word.partition("=")
+    if not word.strip():
+        return f"{word!r} is not KEY=VALUE, e.g. epochs=20"
+    if not equals:
+        return _not_a_pair(word)
+    key = key.lstrip("+~")
+    rule = OPTIONS[key][0].rule if key in OPTIONS else None
+    quoted, needs_quotes = f"{key}='{_escaped(value)}'", f"{word} has characters that need quotes"
+    if value.rstrip().endswith(","):
+        return f"{word} ends with a comma: leave it out, or give another value after it"
+    if key in OPTIONS and rule is None and _is_readable(quoted):
+        return f'{needs_quotes}: "{quoted}"'
+    if any(value.count(one) != value.count(other) for one, other in ("[]", "{}", '""', "''")):
+        said = f"; it takes {rule.allowed}" if rule else ""
+        return f"{word} cannot be read: a bracket or a quote in it is not closed{said}"
+    if rule is None and _is_readable(quoted):
+        return f'{needs_quotes}: "{quoted}"'
+    if rule:
+        return f"{key}={value} is not allowed: {rule.allowed}"
+    return f"{word} cannot be read as KEY=VALUE"
+
+
+def _not_a_pair(word: str) -> str:
+    if Path(word, "config.yaml").is_file():
+        return f"{word} is a run folder: resume={word} continues it"
+    if word in OPTIONS or word in SCHEMAS:
+        return f"{word} has no value: {word}=VALUE"
+    key, _, value = word.partition(":")
+    if key in OPTIONS:
+        return f"{word} is not KEY=VALUE: {key}={value or 'VALUE'}"
+    return f"{word} is not KEY=VALUE, e.g. epochs=20; a run is continued with resume=RUN{nearest(word, list(OPTIONS))}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", r"\'")
+
+
+def _is_readable(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except UNREADABLE:
+        return False
+    return True
+
+
+def check_line(words: Sequence[str]) -> None:
+    """Refuses, before Hydra composes and makes folders, what it would explain badly or let through.
+
+    Raises ConfigError for words that cannot be read, choices that are not names, and settings of Hydra that are ours.
+    """
+    for override in parsed(words):
+        key, value = override.key_or_group, override.value()
+        if not key:
+            raise ConfigError(f"{override.input_line} has no key: settings are given as KEY=VALUE, e.g. epochs=20")
+        if key in (*SCHEMAS, *PARTS, *OURS) and not override.is_delete() and not _is_choice(override):
+            names = f", one of: {', '.join(SCHEMAS[key])}" if key in SCHEMAS else ""
+            raise ConfigError(f"{override.input_line} is not allowed: {key} takes the name of a choice{names}")
+        for name, path in _plain_values(key, value):
+            if isinstance(path, str) and path.startswith("~") and not _has_home(path):
+                raise ConfigError(f"{name}={path} is not allowed: there is no user {path.partition('/')[0][1:]!r}")
+        if key.partition(".")[0].partition("/")[0] != "hydra":
+            continue
+        if key in OURS and value == "basic":
+            raise ConfigError(f"{key}=basic is not allowed, it leaves files of its own: {OURS[key]}")
+        if not any(f"{key}.".startswith(f"{name}.") for name in HYDRAS):
+            raise ConfigError(
+                f"{key} cannot be set: folders and logs of a run are mnet-train's own; run_dir=DIR or outputs=DIR "
+                "says where they go"
+            )
+
+
+def _has_home(path: str) -> bool:
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _is_choice(override: Override) -> bool:
+    """True for a name, a sweep over names, or {KEY: VALUE} for some of the group's keys."""
+    value = override.value()
+    if override.is_sweep_override() or (value is None and override.key_or_group in PARTS):
+        return True
+    return isinstance(value, dict) or (isinstance(value, str | QuotedString) and "${" not in str(value))
 
 
 def typed_keys(words: Sequence[str]) -> list[str]:

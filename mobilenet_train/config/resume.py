@@ -11,7 +11,7 @@ from mobilenet_train.config.checked import checked_config, from_values, refuse_u
 from mobilenet_train.config.overrides import parsed, typed_keys
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import Saved, read_saved, read_words
-from mobilenet_train.config.schema import SCHEMAS, TrainConfig, is_free
+from mobilenet_train.config.schema import SCHEMAS, CustomDatasetConfig, CustomModelConfig, TrainConfig, is_free
 from mobilenet_train.errors import ConfigError, UserError
 
 LENGTHS = ("epochs", "max_updates")  # a run may be made longer where that does not change the updates already done
@@ -19,11 +19,14 @@ LENGTHS = ("epochs", "max_updates")  # a run may be made longer where that does 
 
 @dataclass(frozen=True)
 class Start:
-    """What to run: a configuration and, of a run to continue, its folder and where its schedule begins."""
+    """What to run, and the folder of a run to continue."""
 
-    config: TrainConfig
+    saved: Saved
     folder: Path | None = None
-    schedule_from: int = 0
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.saved.config
 
 
 def choices_of_run(arguments: Sequence[str]) -> list[str]:
@@ -59,8 +62,9 @@ def resolve(composed: DictConfig, words: Sequence[str]) -> Start:
     config = checked_config(composed, words)
     run_dir = Path(config.run_dir).expanduser() if config.run_dir is not None else None
     if run_dir is None or not (run_dir / "config.yaml").exists():
-        return Start(config)
-    return _continued(run_dir, OmegaConf.create(values_of(config)), _comparable(words, read_words(run_dir), config))
+        return Start(Saved(config))
+    typed = OmegaConf.create({**values_of(config), "trust_factory": config.trust_factory})
+    return _continued(run_dir, typed, _comparable(words, read_words(run_dir), config))
 
 
 def _comparable(now: Sequence[str], then: Sequence[str], config: TrainConfig) -> list[str]:
@@ -79,16 +83,35 @@ def _comparable(now: Sequence[str], then: Sequence[str], config: TrainConfig) ->
 
 
 def _continued(folder: Path, typed: DictConfig, keys: Collection[str]) -> Start:
-    saved = read_saved(folder)
-    return Start(merge(saved, typed, keys), folder, saved.schedule_from)
+    saved = merge(read_saved(folder), typed, keys)
+    _refuse_unnamed_factory(saved.config, typed, folder)
+    return Start(saved, folder)
 
 
-def merge(saved: Saved, typed: Any, keys: Collection[str]) -> TrainConfig:
+def factories(config: TrainConfig) -> dict[str, str]:
+    """The user's own functions that a run calls, by key."""
+    parts = {"model.factory": config.model, "dataset.factory": config.dataset}
+    return {
+        key: part.factory for key, part in parts.items() if isinstance(part, CustomModelConfig | CustomDatasetConfig)
+    }
+
+
+def _refuse_unnamed_factory(config: TrainConfig, typed: DictConfig, folder: Path) -> None:
+    """A function that a saved file names is called only if the user names it too, or trusts it. Raises ConfigError."""
+    for key, path in factories(config).items():
+        if not config.trust_factory and OmegaConf.select(typed, key) != path:
+            raise ConfigError(
+                f"trust_factory=false does not let {folder / 'config.yaml'} have its {key}={path} imported and called; "
+                f"if you know that function, add trust_factory=true, or {key}={path}"
+            )
+
+
+def merge(saved: Saved, typed: Any, keys: Collection[str]) -> Saved:
     """The saved configuration with the values of `typed` for those of `keys` that may change.
 
     Raises ConfigError for the others, and for what was never a value of that key.
     """
-    values = OmegaConf.create(values_of(saved.config))
+    values, extended = OmegaConf.create(values_of(saved.config)), dict(saved.extended)
     for key in keys:
         if key in ("experiment", "recipe"):
             raise ConfigError(f"{key}=... cannot be given with resume: the run keeps its own configuration")
@@ -97,14 +120,16 @@ def merge(saved: Saved, typed: Any, keys: Collection[str]) -> TrainConfig:
             continue
         if is_free(key) or (key in LENGTHS and _may_grow(saved.config, typed, old, new)):
             OmegaConf.update(values, key, new, merge=False)
+            extended |= {key: new} if key in LENGTHS else {}
             continue
         raise ConfigError(
             f"{key}={_plain(new)} cannot be given when a run is resumed: it was started with {key}={_plain(old)}, and "
             f"the result would be neither. Leave it out, or start a new run{_hint(key)}"
         )
-    merged = replace(from_values(values), resume=typed.resume, run_dir=typed.run_dir)
+    this_time = {"resume": typed.resume, "run_dir": typed.run_dir, "trust_factory": typed.get("trust_factory", False)}
+    merged = replace(from_values(values), **this_time)
     check(merged, typed=keys)
-    return merged
+    return replace(saved, config=merged, extended=extended)
 
 
 def _may_grow(saved: TrainConfig, typed: Any, old: Any, new: Any) -> bool:

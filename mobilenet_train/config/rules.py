@@ -1,7 +1,7 @@
 """The check of a whole configuration: each key by its own rule in the schema, and the rules across keys here."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -27,6 +27,7 @@ def check(config: TrainConfig, typed: Collection[str] | None = None) -> None:
 
     typed: the keys that today's limits are for, all unless given; others may have what any version let pass.
     """
+    _check_groups(config)
     _check_parts(config)
     for key, option in options(config):
         if option.rule:
@@ -42,6 +43,16 @@ def check(config: TrainConfig, typed: Collection[str] | None = None) -> None:
 def _check_value(key: str, value: Any, rule: Rule, strict: bool) -> None:
     if not (rule.fits_typed if strict else rule.fits)(value):
         raise ConfigError(f"{key}={value} is not allowed: {rule.allowed}")
+
+
+def _check_groups(part: Any, prefix: str = "") -> None:
+    """Refuses anything but its own keys in the place of a group, where an interpolation can bring it."""
+    for item in fields(part):
+        if isinstance(item.default_factory, type) and is_dataclass(item.default_factory):
+            key, value = f"{prefix}{item.name}", getattr(part, item.name)
+            if not isinstance(value, item.default_factory):
+                raise ConfigError(f"{key}={value} is not allowed: it is a group, whose keys are set as {key}.KEY=VALUE")
+            _check_groups(value, f"{key}.")
 
 
 def _check_parts(config: TrainConfig) -> None:

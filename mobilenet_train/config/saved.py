@@ -1,7 +1,7 @@
 """The one reader of what a run saved, whichever version saved it, and the one rule of what may change at a resume."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mobilenet_train.config.checked import from_values, leaves, typed_values, values_of
+from mobilenet_train.config.checked import flat_values, from_values, leaves, typed_values, values_of
 from mobilenet_train.config.compose import compose_values
-from mobilenet_train.config.fields import MISSING
-from mobilenet_train.config.schema import ALIASES, SCHEMAS, TrainConfig
+from mobilenet_train.config.fields import MISSING, is_whole
+from mobilenet_train.config.overrides import parsed
+from mobilenet_train.config.schema import ALIASES, SCHEMAS, TrainConfig, is_free
+from mobilenet_train.disk import with_checksum
 from mobilenet_train.errors import ConfigError, RunError
 
 FORMAT = (
     2  # of config.yaml; files without a number are of version 0.1.0: `max_steps`, and `schedule_from` among the keys
 )
-RUN_STATE = ("format", "schedule_from")  # what a saved configuration holds besides the keys that a user can say
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,42 @@ INTRODUCED: dict[str, Introduced] = {
     "model.padding": Introduced("0.1.0", "symmetric"),
     "optim.backbone_lr": Introduced("0.1.0", 1.0),
     "preview": Introduced("0.1.0", False),
+    "resume_from": Introduced("0.2.0", "last"),
     "progressive.start": Introduced("0.1.0", None),
 }
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A run's configuration, and the update at which its schedule begins (above 0 after resume_schedule=restart)."""
+    """A run's configuration, and the state of the run that its checkpoints do not hold.
+
+    schedule_from: the update at which the schedule begins, above 0 after resume_schedule=restart.
+    extended: the keys of its length that a resume changed, with the values that they got.
+    """
 
     config: TrainConfig
     schedule_from: int = 0
+    extended: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def record(self) -> DictConfig:
         """What config.yaml holds."""
-        return OmegaConf.create({"format": FORMAT, "schedule_from": self.schedule_from, **values_of(self.config)})
+        state = with_checksum({"schedule_from": self.schedule_from, "extended": dict(self.extended)})
+        return OmegaConf.create({"format": FORMAT, **state, **values_of(self.config)})
+
+    def differences(self, trained: TrainConfig) -> list[str]:
+        """The keys in which this is not the configuration that a checkpoint was trained with, though no resume did it.
+
+        Keys that are free to change are no difference.
+        """
+        ours, theirs = (OmegaConf.create(values_of(config)) for config in (self.config, trained))
+        keys = [key for key in (*flat_values(self.config), *flat_values(trained)) if not is_free(key)]
+        return [
+            key
+            for key in dict.fromkeys(keys)
+            if OmegaConf.select(ours, key) != OmegaConf.select(theirs, key)
+            and not (key in self.extended and OmegaConf.select(ours, key) == self.extended[key])
+        ]
 
 
 def read_saved(folder: Path) -> Saved:
@@ -83,17 +105,34 @@ def read_saved(folder: Path) -> Saved:
     path = folder / "config.yaml"
     try:
         values = OmegaConf.load(path)
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
         raise RunError(f"{folder} is not a run: {path} cannot be read ({_reason(error)})") from error
     if not isinstance(values, DictConfig):
         raise RunError(f"{folder} is not a run: {path} is not a configuration")
-    return from_record(values, read_words(folder))
+    try:
+        return from_record(values, read_words(folder))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def read_words(folder: Path) -> list[str]:
-    """What was typed when the run was started; nothing if that file was removed since."""
+    """What was typed when the run was started; nothing if that file was removed since.
+
+    Raises RunError naming the file if it is damaged.
+    """
     path = folder / "overrides.yaml"
-    return [str(word) for word in OmegaConf.load(path)] if path.exists() else []
+    if not path.exists():
+        path = path.with_suffix(".yaml.tmp")  # of a start that was killed between config.yaml and this file's renaming
+    if not path.exists():
+        return []
+    try:
+        words = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("it is not a list of words")
+        parsed(words)
+    except (OSError, YAMLError, OmegaConfBaseException, ConfigError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({_reason(error)}): delete it; config.yaml is enough to resume") from error
+    return words
 
 
 def from_record(values: DictConfig, words: Sequence[str] = ()) -> Saved:
@@ -104,9 +143,14 @@ def from_record(values: DictConfig, words: Sequence[str] = ()) -> Saved:
     """
     values = values.copy()
     number = values.pop("format", 1)
+    if not is_whole(number, 0, None):
+        raise ConfigError(f"format={number} of the saved configuration is not a whole number")
     if number > FORMAT:
         raise ConfigError(f"format={number} of the saved configuration is newer than this version's, {FORMAT}")
-    schedule_from = values.pop("schedule_from", 0)
+    state = {"schedule_from": values.pop("schedule_from", 0), "extended": values.pop("extended", {})}
+    _check_state(state, values.pop("checksum", None))
+    if not is_whole(state["schedule_from"], 0, None) or not isinstance(state["extended"], Mapping):
+        raise ConfigError("schedule_from is not a whole number, or extended is not a set of keys")
     for old, new in ALIASES.items():
         if old in values:
             values[new] = values.pop(old)
@@ -118,7 +162,16 @@ def from_record(values: DictConfig, words: Sequence[str] = ()) -> Saved:
     missing = [key for key, value in leaves(typed_values(values)) if value == MISSING]
     if missing:
         _complete(values, missing)
-    return Saved(from_values(values), schedule_from)
+    return Saved(from_values(values), **state)
+
+
+def _check_state(state: Mapping[str, Any], checksum: str | None) -> None:
+    """No checkpoint knows the run's state, so it has a checksum of its own; 0.1.0 wrote none."""
+    plain = OmegaConf.to_container(OmegaConf.create(dict(state)))
+    assert isinstance(plain, dict)
+    expected = with_checksum({str(key): value for key, value in plain.items()})["checksum"]
+    if checksum not in (None, expected):
+        raise ConfigError("schedule_from or extended is not what the run wrote there: put it back")
 
 
 _composed = cache(compose_values)  # only read from

@@ -1,8 +1,9 @@
 """Prepared images: every file decoded once, in parallel, into one array on disk or in memory.
 
-On disk a cache is the folder `KEY/`: `pictures.u8` (N, S, S, 3), `digests.u8` (N, 16) and `index.json`. It is made
-as `KEY.partial/` with a journal of what is done, and takes its name when all is on disk; `KEY.lock` keeps a second
-run waiting meanwhile. KEY covers everything that the bytes depend on, so a change of anything makes another folder.
+On disk a cache is the folder `KEY/`: `pictures.u8` (N, S, S, 3), `digests.u8` (N, 16) and `index.json` with checksums.
+It is made as `KEY.partial/` with a journal of what is done, and takes its name when all is on disk; `KEY.lock` keeps a
+second run waiting meanwhile. KEY covers everything that the bytes depend on, so a change of anything makes another
+folder.
 """
 
 import fcntl
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -27,15 +28,17 @@ import numpy as np
 import PIL
 import torch
 
+from mobilenet_train.data.checksums import CHUNK, Checksums, checksum
 from mobilenet_train.data.decode import decode
 from mobilenet_train.data.listing import BadImageError, Listing
-from mobilenet_train.disk import sync
+from mobilenet_train.data.trusted import check_folder, check_found
+from mobilenet_train.disk import own, sync, verified, with_checksum, write_text
 from mobilenet_train.errors import RunError
 
 FORMAT = 1
-CHUNK = 64  # images that a worker prepares at a time, and the most that a kill can cost each of them
 DIGEST_BYTES = 16
 SPARE_BYTES = 64 * 2**20  # left free on a disk that a cache just fits on
+SECONDS_BETWEEN_NOTES = 300  # while another run prepares the images
 
 
 class NoRoomError(RunError):
@@ -63,11 +66,13 @@ class CachedImages:
     """What came of a listing: images (N, S, S, 3) uint8, or None where the files were only looked at.
 
     `digests` (N, 16) uint8 are of the files' bytes; `bad` gives the reason for every row that cannot be used.
+    `checksums` are of images on disk; 0.1.0 kept none.
     """
 
     images: np.ndarray | None
     digests: np.ndarray
     bad: dict[int, str]
+    checksums: Checksums | None = None
 
 
 def settings(size: int) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def in_memory(listing: Listing, size: int, workers: int, listener: Listener) -> 
     images = mmap.mmap(-1, image_bytes(listing, size))  # shared with the workers
     digests = mmap.mmap(-1, len(listing) * DIGEST_BYTES)
     task = Task(listing, size, images, digests)
-    bad = dict(bad for chunk in run(task, range(task.chunks), workers, listener) for bad in chunk[1].items())
+    bad = dict(bad for _, chunk in run(task, range(task.chunks), workers, listener) for bad in chunk.bad.items())
     return CachedImages(task.image_array, task.digest_array, dict(sorted(bad.items())))
 
 
@@ -96,11 +101,13 @@ def on_disk(
     """Opens the cache of this listing in `folder`, after making it if it does not exist.
 
     Without `keep_images` the files are only looked at: whether they can be decoded, and their digests.
-    Raises RunError if the disk lacks the room, StoppedError if asked to stop (resuming later loses nothing).
+    Raises RunError if the disk lacks the room or others could write there, StoppedError if asked to stop (resuming
+    later loses nothing).
     """
     home = folder / key_of(listing, size, keep_images)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder)
         if not home.is_dir():
             with locked(home.with_suffix(".lock"), listener):
                 if not home.is_dir():
@@ -127,16 +134,16 @@ def key_of(listing: Listing, size: int, keep_images: bool) -> str:
 @contextmanager
 def locked(path: Path, listener: Listener) -> Iterator[None]:
     """Holds `path` for this process, waiting for another one that prepares the same images."""
-    with path.open("a") as file:
-        reported = False
+    with open(path, "a", opener=own) as file:
+        report_at = time.monotonic()
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not reported:
+                if time.monotonic() >= report_at:
                     listener.report("another run is preparing these images; waiting for it", "note")
-                reported = True
+                    report_at = time.monotonic() + SECONDS_BETWEEN_NOTES
                 if listener.stop():
                     raise StoppedError from None
                 time.sleep(0.2)
@@ -145,9 +152,10 @@ def locked(path: Path, listener: Listener) -> Iterator[None]:
 
 def _make(home: Path, listing: Listing, size: int, keep_images: bool, workers: int, listener: Listener) -> None:
     partial = home.with_suffix(".partial")
+    partial.mkdir(exist_ok=True)
+    check_found(partial)
     if not (partial / "index.json").exists():
-        partial.mkdir(exist_ok=True)
-        with (partial / "journal").open("a+b") as journal:
+        with open(partial / "journal", "a+b", opener=own) as journal:
             done = _read_journal(journal)
             _announce(partial, listing, size if keep_images else 0, len(done), listener)
             _fill(partial, journal, done, listing, size, keep_images, workers, listener)
@@ -191,33 +199,42 @@ def _fill(
     task = Task(listing, size, images, digests)
     missing = [number for number in range(task.chunks) if number not in done]
     bad = {int(row): reason for line in done.values() for row, reason in line["bad"].items()}
-    for number, found in run(task, missing, workers, listener):
+    sums = {number: line["crc"] for number, line in done.items()}
+    for number, chunk in run(task, missing, workers, listener):
         task.flush(number)
-        bad.update(found)
-        journal.write(json.dumps({"chunk": number, "bad": found}).encode() + b"\n")
+        bad.update(chunk.bad)
+        sums[number] = chunk.crc
+        reasons = {str(row): reason for row, reason in chunk.bad.items()}
+        line = with_checksum({"chunk": number, "crc": chunk.crc, "bad": reasons})
+        journal.write(json.dumps(line).encode() + b"\n")
         journal.flush()
     index = {**settings(size), "count": len(listing), "bad": {str(row): bad[row] for row in sorted(bad)}}
+    index["images"] = "".join(f"{sums[number]:08x}" for number in range(task.chunks))
     for mapping in filter(None, (images, digests)):
         mapping.flush()
-    temporary = partial / "index.json.tmp"
-    temporary.write_text(json.dumps(index, indent=1))
-    sync(temporary)
-    temporary.rename(partial / "index.json")
+    write_text(partial / "index.json", json.dumps(with_checksum(index, bytes(digests)), indent=1))
 
 
 def _read_journal(journal: Any) -> dict[int, dict[str, Any]]:
-    """The lines of the journal by chunk; a last line that a kill tore off is cut away."""
+    """The lines of the journal by chunk; a last line that a kill tore off is cut away.
+
+    A chunk whose line is damaged, or of 0.1.0 and so without a checksum, is prepared again.
+    """
     journal.seek(0)
     text = journal.read()
     whole = text[: text.rfind(b"\n") + 1]
     journal.truncate(len(whole))
-    lines = [json.loads(line) for line in whole.splitlines()]
-    return {line["chunk"]: line for line in lines}
+    lines = {}
+    for text in whole.splitlines():
+        with suppress(ValueError, LookupError, TypeError):
+            line = verified(json.loads(text))
+            lines[line["chunk"]] = {"crc": line["crc"], "bad": dict(line["bad"])}
+    return lines
 
 
 def _mapped(path: Path, length: int) -> mmap.mmap:
     """A file of `length` bytes, whose room on the disk is taken at once, as shared memory."""
-    with path.open("a+b") as file:
+    with open(path, "a+b", opener=own) as file:
         if file.seek(0, os.SEEK_END) != length or path.stat().st_blocks * 512 < length:
             os.posix_fallocate(file.fileno(), 0, length)
         return mmap.mmap(file.fileno(), length)
@@ -225,15 +242,28 @@ def _mapped(path: Path, length: int) -> mmap.mmap:
 
 def _opened(home: Path, count: int, size: int, keep_images: bool) -> CachedImages:
     """Raises RunError if a file of the folder is missing or damaged."""
+    check_found(home)
+    file, checksums = home / "pictures.u8", None
     try:
         index = json.loads((home / "index.json").read_text())
         digests = np.fromfile(home / "digests.u8", np.uint8).reshape(count, DIGEST_BYTES)
-        images = None
-        if keep_images:
-            images = np.memmap(home / "pictures.u8", np.uint8, "r").reshape(count, size, size, 3)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{home} is damaged ({error}): delete that folder, it will be made again") from error
-    return CachedImages(images, digests, {int(row): reason for row, reason in index["bad"].items()})
+        images = np.memmap(file, np.uint8, "r").reshape(count, size, size, 3) if keep_images else None
+        bad = {int(row): str(reason) for row, reason in verified(index, digests.tobytes())["bad"].items()}
+        if images is not None and "images" in index:
+            checksums = Checksums.of(file, images, index["images"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{home} is damaged (index.json, or a file beside it: {error}): delete that folder, it will be made again"
+        ) from error
+    return CachedImages(images, digests, bad, checksums)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What came of a chunk: the checksum of its images, and the reasons of those that are bad."""
+
+    crc: int
+    bad: dict[int, str]
 
 
 class Task:
@@ -253,10 +283,11 @@ class Task:
         """How many chunks of CHUNK images there are, the last one perhaps smaller."""
         return -(-len(self.listing) // CHUNK)
 
-    def prepare(self, chunk: int) -> dict[int, str]:
-        """Writes the images and digests of a chunk; returns the reasons of those that are bad."""
+    def prepare(self, chunk: int) -> Chunk:
+        """Writes the images and digests of a chunk."""
         rows = range(chunk * CHUNK, min(len(self.listing), (chunk + 1) * CHUNK))
-        return {row: reason for row in rows if (reason := self._prepare_one(row)) is not None}
+        bad = {row: reason for row in rows if (reason := self._prepare_one(row)) is not None}
+        return Chunk(checksum(self.image_array[rows.start : rows.stop]) if self.image_array is not None else 0, bad)
 
     def _prepare_one(self, row: int) -> str | None:
         try:
@@ -295,13 +326,13 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _prepare_chunk(chunk: int) -> dict[int, str]:
+def _prepare_chunk(chunk: int) -> Chunk:
     assert _task is not None
     return _task.prepare(chunk)
 
 
-def run(task: Task, chunks: Sequence[int], workers: int, listener: Listener) -> Iterator[tuple[int, dict[int, str]]]:
-    """Prepares chunks in parallel; yields (chunk, its bad images) as they get ready.
+def run(task: Task, chunks: Sequence[int], workers: int, listener: Listener) -> Iterator[tuple[int, Chunk]]:
+    """Prepares chunks in parallel; yields each one's number and outcome as they get ready.
 
     Raises StoppedError if asked to, RunError if a worker was killed.
     """

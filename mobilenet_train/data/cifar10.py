@@ -98,9 +98,9 @@ def _fetch(root: Path, missing: list[Path], download: bool) -> None:
         CIFAR10(root, download=True)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise RunError(
-            f"CIFAR-10 is not in dataset.root={root} and could not be downloaded ({error}). Put "
-            "cifar-10-python.tar.gz or the folder cifar-10-batches-py/ there, or set dataset.root or MNET_DATA "
-            "to where you have it; dataset=digits needs no network"
+            f"CIFAR-10 is not in dataset.root={root} and cannot be downloaded ({getattr(error, 'reason', error)}): "
+            "put cifar-10-python.tar.gz or cifar-10-batches-py/ there, set dataset.root or MNET_DATA, or try "
+            "dataset=digits"
         ) from error
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         raise RunError(f"CIFAR-10 could not be read from dataset.root={root}: {error}") from error

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.config.schema import FolderConfig, ImageFilesConfig, WebDatasetConfig
+from mobilenet_train.console import printable
 from mobilenet_train.data import cache
 from mobilenet_train.data.cache import CachedImages, Listener
 from mobilenet_train.data.images import Split, fingerprint, stratified_sample
 from mobilenet_train.data.listing import Listing, list_tree
 from mobilenet_train.data.shards import find_shards, list_shards
-from mobilenet_train.data.stored import MappedImages, StreamedImages
+from mobilenet_train.data.stored import MappedImages, StreamedImages, Streaming
 from mobilenet_train.data.synsets import imagenet_words, readable
+from mobilenet_train.disk import write_text
 from mobilenet_train.errors import RunError
 from mobilenet_train.machine import usable_cores
 
@@ -51,6 +53,7 @@ def load_image_files(config: ImageFilesConfig, found: Found, seed: int, listener
     listing, labels, test = found.listing.take(chosen.numpy()), found.labels[chosen], found.test[chosen]
     size = config.store_size or round(config.resolution / config.crop_ratio)
     prepared, streamed = _prepare(config, listing, size, listener)
+    streaming = Streaming(_workers(config), listener) if streamed else None
     _judge(config, listing, size, prepared.bad, listener)
     good = torch.ones(len(listing), dtype=torch.bool)
     good[list(prepared.bad)] = False
@@ -58,7 +61,7 @@ def load_image_files(config: ImageFilesConfig, found: Found, seed: int, listener
     for what, part in rows.items():
         _check_classes(what, labels[part], found.class_names)
     _warn_of_duplicates(listing, prepared.digests, rows, listener)
-    train, held = (_split(part, labels, listing, size, prepared, streamed, config) for part in rows.values())
+    train, held = (_split(part, labels, listing, size, prepared, streaming) for part in rows.values())
     files = torch.from_numpy(prepared.digests)
     contents = fingerprint(*(Split(files[part], labels[part]) for part in rows.values()))
     return Loaded(train, held, found.class_names, f"{contents} {cache.settings(size)}")
@@ -79,19 +82,51 @@ def find_folder(config: FolderConfig, seed: int, listener: Listener) -> Found:
     test = torch.from_numpy(tree.test)
     if not tree.split:
         test[stratified_sample(labels, seed, config.test_fraction)] = True
+        _check_some_left(config, labels, test, names)
     return Found(tree.listing, labels, test, names)
+
+
+def _check_some_left(config: FolderConfig, labels: Tensor, test: Tensor, names: list[str]) -> None:
+    """Raises RunError for classes of which testing takes every image."""
+    counts, left = (part.bincount(minlength=len(names)) for part in (labels, labels[~test]))
+    if (lost := (counts > 0) & (left == 0)).any():
+        first = int(lost.int().argmax())
+        raise RunError(
+            f"there are no training images for {int(lost.sum()):,} of {len(names):,} classes, e.g. {names[first]!r} "
+            f"with {int(counts[first]):,} in all: dataset.test_fraction={config.test_fraction:g} takes one or more of "
+            "each for testing; add images, or leave these out with dataset.classes"
+        )
 
 
 def find_webdataset(config: WebDatasetConfig, seed: int, listener: Listener) -> Found:
     """Lists the shards of both splits. Raises RunError if they cannot be read or the names do not fit the classes."""
-    del seed, listener  # the split is that of the shards, and there is nothing to report
+    del seed  # the split is that of the shards
     train, test = find_shards("dataset.train", config.train), find_shards("dataset.test", config.test)
     listing, labels = list_shards([*train, *test], Path(config.cache_dir).expanduser())
+    listing, labels = _with_possible_labels(config, listing, labels, listener)
     classes = int(labels.max(initial=-1)) + 1
     names = _names(config.class_names, classes)
     if len(names) != classes:
         raise RunError(f"dataset.class_names={config.class_names} has {len(names)} names for {classes} classes")
     return Found(listing, torch.from_numpy(labels), torch.from_numpy(listing.place >= len(train)), names)
+
+
+def _with_possible_labels(
+    config: WebDatasetConfig, listing: Listing, labels: np.ndarray, listener: Listener
+) -> tuple[Listing, np.ndarray]:
+    """Without images whose class has a number that is not below that of all images: each class needs one or more.
+
+    Raises RunError naming the first, unless they are to be skipped.
+    """
+    bad = np.flatnonzero(labels >= len(labels))
+    if len(bad) == 0:
+        return listing, labels
+    first = f"the .cls of {listing.path(bad[0])} says class {labels[bad[0]]}, but there are {len(labels):,} images"
+    if config.on_bad_image == "error":
+        raise RunError(f"{first} in all: correct it, or set dataset.on_bad_image=skip to train without the image")
+    listener.report(f"{len(bad):,} images with an impossible class are left out: {first}", "warning")
+    good = np.flatnonzero(labels < len(labels))
+    return listing.take(good), labels[good]
 
 
 def _names(file: str | None, classes: int) -> list[str]:
@@ -141,21 +176,22 @@ def _judge(config: ImageFilesConfig, listing: Listing, size: int, bad: dict[int,
     if not bad:
         return
     report = Path(config.cache_dir).expanduser() / f"{cache.key_of(listing, size, False)}.bad.txt"
-    lines = [f"{listing.root / listing.path(row)} {reason}" for row, reason in bad.items()]
+    lines = [f"{printable(listing.root / listing.path(row))} {printable(reason)}" for row, reason in bad.items()]
     try:
         report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text("".join(f"{line}\n" for line in lines), errors="backslashreplace")
     except OSError as error:
         raise RunError(f"the list of bad image files cannot be written to {report}: {error.strerror}") from error
+    write_text(report, "".join(f"{line}\n" for line in lines))
     count = f"{len(bad):,} of {len(listing):,} image files cannot be used"
     if config.on_bad_image == "skip":
         listener.report(f"{count} and are left out; {report} lists them with their reasons", "warning")
         return
-    named = "".join(f"\n  {line}" for line in lines[:MOST_NAMED])
-    more = f"\n  and {len(bad) - MOST_NAMED:,} more, all of them with their reasons in {report}"
+    more = [f"  and {len(bad) - MOST_NAMED:,} more, all of them with their reasons in {report}"]
     raise RunError(
-        f"{count}:{named}{more if len(bad) > MOST_NAMED else ''}\n"
-        f"Repair or delete them in {listing.root}, or set dataset.on_bad_image=skip to train without them"
+        f"{count}:",
+        *(f"  {line}" for line in lines[:MOST_NAMED]),
+        *(more if len(bad) > MOST_NAMED else []),
+        f"Repair or delete them in {listing.root}, or set dataset.on_bad_image=skip to train without them",
     )
 
 
@@ -187,13 +223,12 @@ def _split(
     listing: Listing,
     size: int,
     prepared: CachedImages,
-    streamed: bool,
-    config: ImageFilesConfig,
+    streaming: Streaming | None,
 ) -> Split:
     index = rows.numpy()
-    if streamed:
-        return Split(StreamedImages(listing, size, _workers(config), index), labels[rows])
+    if streaming is not None:
+        return Split(StreamedImages(listing, size, streaming, index), labels[rows])
     assert prepared.images is not None
-    if config.cache == "memory":
+    if not isinstance(prepared.images, np.memmap):
         return Split(torch.from_numpy(prepared.images[index]), labels[rows])
-    return Split(MappedImages(prepared.images, index), labels[rows])
+    return Split(MappedImages(prepared.images, index, prepared.checksums), labels[rows])

@@ -13,6 +13,11 @@ from mobilenet_train.data.stored import StoredImages
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.seeding import SPLIT, generator
 
+WHOLE_NUMBERS = (
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -103,24 +108,27 @@ def make_split(images: Any, labels: Any, classes: int, what: str) -> Split:
         raise RunError(
             f"{what} images have the shape {tuple(images.shape)}; give (N, H, W, 3), (N, H, W, 1) or (N, H, W)"
         )
-    if labels.dtype.is_floating_point or labels.shape != images.shape[:1]:
+    if 0 in images.shape[1:]:
+        raise RunError(f"{what} images have the shape {tuple(images.shape)}, without a pixel")
+    if labels.dtype not in WHOLE_NUMBERS or labels.shape != images.shape[:1]:
         raise RunError(
             f"{what} labels are {labels.dtype} {tuple(labels.shape)}; give one whole number for each of the "
             f"{len(images)} images"
         )
     if len(labels) == 0:
         raise RunError(f"there are no {what} images")
+    labels = labels.long()
     if labels.min() < 0 or labels.max() >= classes:
         raise RunError(
             f"{what} labels go from {labels.min()} to {labels.max()}; {classes} classes have 0 to {classes - 1}"
         )
-    return Split(images.expand(-1, -1, -1, 3).contiguous(), labels.long())
+    return Split(images.expand(-1, -1, -1, 3).contiguous(), labels)
 
 
 def _tensor(values: Any, what: str) -> Tensor:
     try:
-        return torch.as_tensor(np.asarray(values))
-    except (TypeError, ValueError) as error:
+        return values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    except Exception as error:  # whatever the user's own object raises
         raise RunError(f"{what} are not an array of numbers: {error}") from error
 
 

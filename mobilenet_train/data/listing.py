@@ -1,7 +1,6 @@
 """Which image files there are: folders of classes, or members of tar shards, listed in one pass and kept small."""
 
 import os
-import stat
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenet_train.disk import regular
 from mobilenet_train.errors import RunError
 
 SUFFIXES = tuple(b".jpg .jpeg .jfif .png .gif .bmp .webp .avif .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .ico".split())
 WHOLE_FILE = -1
+LARGEST_FILE = 2**30  # 89 million pixels (Pillow's limit) of 8 bytes each, uncompressed, are less
 
 
 class BadImageError(Exception):
@@ -52,12 +53,14 @@ class Listing:
         offset = int(self.offset[number])
         path = self.root / (self.path(number) if offset == WHOLE_FILE else self.places[self.place[number]])
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would block
-            with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (a descriptor)
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise BadImageError("is not a regular file")
+            with open(path, "rb", buffering=0, opener=regular) as file:
+                size = os.fstat(file.fileno()).st_size if offset == WHOLE_FILE else int(self.size[number])
+                if size > LARGEST_FILE:
+                    raise BadImageError(f"has {size:,} bytes, more than any image that is read ({LARGEST_FILE:,})")
                 file.seek(max(0, offset))
-                return file.read(-1 if offset == WHOLE_FILE else int(self.size[number])) or b""
+                return file.read(size) or b""
+        except MemoryError as error:
+            raise BadImageError("does not fit into memory") from error
         except OSError as error:
             raise BadImageError(f"cannot be read: {error.strerror}") from error
 

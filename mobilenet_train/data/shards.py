@@ -13,7 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_train.data.listing import SUFFIXES, Listing
+from mobilenet_train.data.trusted import check_folder, check_found
+from mobilenet_train.disk import own, replacing
 from mobilenet_train.errors import RunError
+
+LONGEST_LABEL = 64  # bytes of a .cls that are read
+LARGEST_LABEL = 2**62  # what an index can hold; far more classes than there are images
 
 
 def find_shards(key: str, pattern: str) -> list[Path]:
@@ -56,9 +61,10 @@ def _index(shard: Path, folder: Path) -> dict[str, np.ndarray]:
         known = folder / f"{key}.shard.npz"
         if not known.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f".{key}.{os.getpid()}.npz"
-            np.savez(temporary, allow_pickle=False, **_read_members(shard))
-            temporary.rename(known)
+            check_folder(folder)
+            with replacing(known) as temporary, open(temporary, "wb", opener=own) as file:
+                np.savez(file, allow_pickle=False, **_read_members(shard))
+        check_found(known)
         with np.load(known) as saved:
             return dict(saved)
     except tarfile.TarError as error:
@@ -91,7 +97,7 @@ def _read_members(shard: Path) -> dict[str, np.ndarray]:
 
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> int:
     file = tar.extractfile(member)
-    text = file.read() if file is not None else b""
+    text = file.read(LONGEST_LABEL) if file is not None else b""
     if not text.strip().isdigit():
         raise RunError(f"{shard}: {member.name} holds {text[:20]!r}; give the number of the class, from 0")
-    return int(text)
+    return min(int(text), LARGEST_LABEL)

@@ -1,5 +1,6 @@
 """Where images come from: CIFAR-10, scikit-learn's digits, the user's own function, or image files."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,12 @@ def load(config: DatasetConfig, seed: int, listener: Listener = SILENT) -> Datas
 def _load_arrays(config: DatasetConfig, seed: int) -> Loaded:
     source: ImageData = ARRAYS[config.name](config, seed)
     classes = len(source.class_names)
-    train = make_split(source.train_images, source.train_labels, classes, "training")
-    test = make_split(source.test_images, source.test_labels, classes, "test")
+    try:
+        train = make_split(source.train_images, source.train_labels, classes, "training")
+        test = make_split(source.test_images, source.test_labels, classes, "test")
+    except RunError as error:
+        of = f"dataset.factory={config.factory}: " if isinstance(config, CustomDatasetConfig) else ""
+        raise RunError(f"{of}{error}") from error
     digest = source.fingerprint or fingerprint(train, test)
     if config.fraction < 1 or config.max_per_class is not None:
         train = train.take(stratified_sample(train.labels, seed, config.fraction, config.max_per_class))
@@ -97,6 +102,11 @@ def _custom(config: CustomDatasetConfig, seed: int) -> ImageData:
         raise RunError(
             f"dataset.factory={config.factory} returned {type(data).__name__}; return a mobilenet_train.data.ImageData"
         )
+    names = data.class_names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise RunError(f"dataset.factory={config.factory} gives class_names={names!r}: give a list of strings")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise RunError(f"dataset.factory={config.factory} gives the class name {twice[0]!r} twice: give distinct names")
     return data
 
 

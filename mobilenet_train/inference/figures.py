@@ -23,14 +23,16 @@ SHEET = (6, 5)  # rows and columns of the mistakes
 @contextmanager
 def figure(path: Path, width: float, height: float, constrained: bool = True) -> Iterator["Figure"]:
     """A figure of so many inches that is written to `path` (PNG) at once. Raises RunError if it cannot be."""
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width, height), dpi=100, layout="constrained" if constrained else None)
     FigureCanvasAgg(made)
-    yield made
-    with replacing(path) as temporary:
-        made.savefig(temporary, format="png")
+    with rc_context({"text.parse_math": False}):  # class names are no formulas
+        yield made
+        with replacing(path) as temporary:
+            made.savefig(temporary, format="png")
 
 
 def draw_confusion(evaluated: Evaluated, class_names: Sequence[str], path: Path) -> None:

@@ -14,6 +14,7 @@ from mobilenet_train import checkpoint
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import from_record
 from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
+from mobilenet_train.config.schema.device import MOST_THREADS
 from mobilenet_train.data.images import Preprocessing
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.models.build import build_model
@@ -22,7 +23,6 @@ from mobilenet_train.training.state import result_from_dict
 
 Weights = Literal["raw", "ema"]
 LONGEST_REASON = 200  # characters; of a foreign network torch would name every layer
-MOST_THREADS = 1024  # as device.threads
 FIRST_STORED = (32, 32)  # of the data sets that existed before checkpoints recorded it
 
 
@@ -113,7 +113,7 @@ def _rebuild(
         )
     except (ConfigError, OmegaConfBaseException) as error:
         raise RunError(f"{path}: its configuration cannot be used here: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_REASON]}"
         raise RunError(f"{path} is not a whole checkpoint of mnet-train ({reason})") from error
 

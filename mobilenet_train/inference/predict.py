@@ -17,6 +17,7 @@ from mobilenet_train.data import augment
 from mobilenet_train.data.batches import Preprocessor
 from mobilenet_train.data.decode import decode, fill
 from mobilenet_train.data.listing import SUFFIXES, BadImageError
+from mobilenet_train.disk import regular
 from mobilenet_train.errors import RunError
 from mobilenet_train.inference.loading import TrainedRun, Weights, load_run
 from mobilenet_train.models import MobileNet, folded
@@ -175,10 +176,9 @@ def _read(path: Path) -> bytes:
         return sys.stdin.buffer.read()
     if not path.exists():
         raise BadImageError("does not exist")
-    if not path.is_file():
-        raise BadImageError("is not a regular file")
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=regular) as file:
+            return file.read()
     except OSError as error:
         raise BadImageError(f"cannot be read: {error.strerror}") from error
 

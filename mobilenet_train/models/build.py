@@ -8,6 +8,7 @@ from torch import nn
 from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
 from mobilenet_train.errors import RunError
 from mobilenet_train.factory import call_factory
+from mobilenet_train.models.cost import Cost, count_costs, count_costs_checked
 from mobilenet_train.models.networks import NETWORKS
 from mobilenet_train.seeding import WEIGHTS, key
 
@@ -26,3 +27,11 @@ def build_model(config: TrainConfig, num_classes: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise RunError(f"model.factory={factory} returned {type(model).__name__}; return a torch.nn.Module")
     return model
+
+
+def cost_of(model: nn.Module, config: TrainConfig, num_classes: int) -> Cost:
+    """What the network costs in one forward pass. Raises RunError for one of one's own that cannot be trained."""
+    if isinstance(config.model, CustomModelConfig):
+        said = f"model.factory={config.model.factory}"
+        return count_costs_checked(model, config.dataset.resolution, num_classes, said)
+    return count_costs(model, config.dataset.resolution)

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from mobilenet_train.errors import RunError
+
+IMAGES_CHECKED = 2  # one would hide a network that mixes its images up
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,56 @@ def count_costs(model: nn.Module, resolution: int, channels: int = 3) -> Cost:
     mode, buffers and the random state stay as they are. A model on PyTorch's meta device is counted there:
     nothing is computed then, but it takes PyTorch two to three times as long.
     """
+    with torch.no_grad():
+        _, operations = _forward(model, (1, channels, resolution, resolution))
+    return Cost(sum(parameter.numel() for parameter in model.parameters()), operations // 2)
+
+
+def count_costs_checked(model: nn.Module, resolution: int, num_classes: int, said: str) -> Cost:
+    """The same of a network of the user's own, after a check that it can be trained: two images pass through it.
+
+    said: how the message begins. Raises RunError that says what the network is or gives, and what is expected.
+    """
+    if any(is_lazy(value) for value in (*model.parameters(), *model.buffers())):
+        raise RunError(
+            f"{said} returned a network with lazy modules, which have no weights yet: give layers their sizes"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RunError(f"{said} returned a network without a parameter to train: requires_grad of one must be True")
+    odd = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
+    if odd:
+        raise RunError(f"{said} returned a network in {odd.pop()}: leave it in float32, device.precision says the rest")
+    shape = (IMAGES_CHECKED, 3, resolution, resolution)
+    try:
+        with torch.enable_grad():
+            logits, operations = _forward(model, shape)
+    except Exception as error:  # of the user's own code
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(f"{said} returned a network that fails on images of the shape {shape} with {reason}") from error
+    wanted = (IMAGES_CHECKED, num_classes)
+    if (found := _not_logits(logits, wanted)) is not None:
+        raise RunError(
+            f"{said} returned a network that gives {found}: give floating-point logits of the shape {wanted}"
+        )
+    return Cost(sum(parameter.numel() for parameter in model.parameters()), operations // 2 // IMAGES_CHECKED)
+
+
+def _forward(model: nn.Module, shape: tuple[int, ...]) -> tuple[Any, int]:
+    """What a copy of the network gives for images of zeros, and the floating-point operations of that."""
     device = "meta" if any(parameter.is_meta for parameter in model.parameters()) else "cpu"
     shadow = copy.deepcopy(model).to(device, torch.float32).eval()
-    with torch.device(device), torch.no_grad(), FlopCounter() as counter:
-        shadow(torch.zeros(1, channels, resolution, resolution, dtype=torch.float32))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Cost(parameters, counter.flops // 2)
+    with torch.device(device), FlopCounter() as counter:
+        output = shadow(torch.zeros(shape, dtype=torch.float32))
+    return output, counter.flops
+
+
+def _not_logits(output: Any, wanted: tuple[int, int]) -> str | None:
+    """What a network gave that is not logits with a gradient; None if they are."""
+    if not isinstance(output, Tensor):
+        return f"a {type(output).__name__}"
+    if tuple(output.shape) != wanted or not output.is_floating_point():
+        return f"{output.dtype} of the shape {tuple(output.shape)}"
+    return None if output.requires_grad else "numbers without a gradient (detached, or under torch.no_grad)"
 
 
 class FlopCounter(TorchDispatchMode):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mobilenet_train.config.schema import TrainConfig, budget_seconds
-from mobilenet_train.console import say
+from mobilenet_train.console import add_rows, say, title_of
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.kernels import bindings as kernels
 from mobilenet_train.models.strides import PUBLISHED_STRIDE, StridePlan
@@ -22,13 +22,13 @@ CLASSES_LISTED = 24  # in the table at the start of a run
 def describe(parts: RunParts, console: Console) -> None:
     """Prints the plan of the run, and a warning for each resolution that wastes time or accuracy."""
     config, data = parts.config, parts.dataset
-    table = Table(title=f"{config.model.name} on {config.dataset.name}", show_header=False, title_justify="left")
+    table = Table(
+        title=title_of(f"{config.model.name} on {config.dataset.name}"), show_header=False, title_justify="left"
+    )
     held = f", {len(data.val):,} held out" if data.val else ""
     counts = f"{len(data.train):,} for training{held}, {len(data.test):,} for testing"
-    table.add_row("images", f"{counts}; {len(data.class_names)} classes")
-    table.add_row("per class", class_counts(data))
-    for row in (*_network_rows(parts), *_training_rows(parts)):
-        table.add_row(*row)
+    images = [("images", f"{counts}; {len(data.class_names)} classes"), ("per class", class_counts(data))]
+    add_rows(table, [*images, *_network_rows(parts), *_training_rows(parts)])
     with suppress(OSError, SystemExit):
         console.print(table)
     for warning in _warnings(parts):

@@ -12,8 +12,8 @@ from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
 from mobilenet_train.distributed import join, local_first, replicate, share_dropout
-from mobilenet_train.models import Cost, MobileNet, count_costs
-from mobilenet_train.models.build import build_model
+from mobilenet_train.models import Cost, MobileNet
+from mobilenet_train.models.build import build_model, cost_of
 from mobilenet_train.models.strides import PUBLISHED_STRIDE
 from mobilenet_train.runtime import Runtime, set_up
 from mobilenet_train.training.ema import Ema
@@ -66,7 +66,7 @@ def build_run(
         freeze(model, config.model.freeze)
     divisor = model.stride_plan.total if isinstance(model, MobileNet) else PUBLISHED_STRIDE
     plan = make_plan(config, runtime, len(dataset.train), divisor, weights, schedule_from)
-    cost = count_costs(model, config.dataset.resolution)
+    cost = cost_of(model, config, len(dataset.class_names))
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     share_dropout(model, ranks, config.batch_size)
     if config.device.sync_batch_norm:

@@ -14,24 +14,29 @@ from omegaconf import OmegaConf
 
 from mobilenet_train.config.saved import Saved
 from mobilenet_train.config.schema import TrainConfig
-from mobilenet_train.disk import write_text
+from mobilenet_train.disk import own, read_json, verified, with_checksum, write_text, writing
 from mobilenet_train.errors import RunError
 
-LEFT_BY_A_KILLED_START = {"lock", "checkpoints", "overrides.yaml", "config.yaml.tmp", ".config.yaml.tmp"}
 TRIES = 3
+SUMMARY_NUMBERS = ("parameters", "multiply_adds", "images_per_second", "training_seconds")  # that tables show
 
 
 def create(config: TrainConfig, words: Sequence[str]) -> tuple[Path, IO[str]]:
-    """Makes a new folder, `run_dir` or one in `outputs`, and locks it; config.yaml is written last.
+    """Makes a new folder, `run_dir` or one in `outputs`, and locks it.
 
+    It is a run from the moment that it has a config.yaml; what a start that was killed before left behind ends in .tmp.
     Two runs that start in one second get two folders. Raises RunError if it cannot be made or written.
     """
     try:
         folder = _make(config)
-        (folder / "checkpoints").mkdir(exist_ok=True)
         held = lock(folder)
-        OmegaConf.save(OmegaConf.create(list(words)), folder / "overrides.yaml", resolve=False)
+        if others := _others(folder):  # since it was looked at first
+            raise _not_ours(folder, others)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        typed = folder / "overrides.yaml"
+        write_text(typed.with_suffix(".yaml.tmp"), OmegaConf.to_yaml(OmegaConf.create(list(words))))
         write_config(folder, Saved(config))
+        typed.with_suffix(".yaml.tmp").replace(typed)
     except OSError as error:
         key = "outputs" if config.run_dir is None else "run_dir"
         value = getattr(config, key)
@@ -48,8 +53,9 @@ def _make(config: TrainConfig) -> Path:
     if config.run_dir is not None:
         folder = Path(config.run_dir).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        if {path.name for path in folder.iterdir()} - LEFT_BY_A_KILLED_START:
-            raise RunError(f"run_dir={config.run_dir} is not empty and is not a run; choose another folder")
+        others = _others(folder)
+        if others and not (folder / "lock").exists():  # else another start may be at work, whose lock says so
+            raise _not_ours(folder, others)
         return folder
     parent = Path(config.outputs).expanduser()
     parent.mkdir(parents=True, exist_ok=True)
@@ -65,15 +71,35 @@ def _make(config: TrainConfig) -> Path:
             return folder
 
 
+def _others(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not _left_by_a_killed_start(path))
+
+
+def _not_ours(folder: Path, others: Sequence[str]) -> RunError:
+    if "config.yaml" in others:
+        return RunError(f"run_dir={folder} was empty and now has a run: the same command continues it")
+    more = " and more" if len(others) > 3 else ""
+    return RunError(
+        f"run_dir={folder} is not empty and is not a run: it holds {', '.join(others[:3])}{more}; choose another folder"
+    )
+
+
+def _left_by_a_killed_start(path: Path) -> bool:
+    """Before config.yaml is there, a start of ours has made these and nothing else."""
+    if path.name == "checkpoints":
+        return path.is_dir() and not any(path.iterdir())
+    return path.name == "lock" or path.suffix == ".tmp"
+
+
 def lock(folder: Path) -> IO[str]:
     """Holds the folder for this process until it ends, however it ends (the system releases the lock).
 
     Raises RunError naming the process that trains in it.
     """
     try:
-        file = (folder / "lock").open("a+")
+        file = open(folder / "lock", "a+", opener=own)  # noqa: SIM115 (held by the caller)
     except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror}") from error
+        raise RunError(f"{error.filename} cannot be written: {error.strerror}") from error
     for _ in range(TRIES):
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,10 +107,11 @@ def lock(folder: Path) -> IO[str]:
         time.sleep(0.05)  # `holder` has it for a moment
     else:
         file.seek(0)
-        raise RunError(f"{folder} is in use: process {file.read().strip() or '?'} is training in it")
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+        raise RunError(f"{folder} is in use by process {file.read().strip() or '?'}, which is training in it")
+    with writing(folder / "lock"):
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
     return file
 
 
@@ -112,13 +139,34 @@ def wait_until_free(folder: Path, say: Callable[[str], None]) -> None:
 
 def write_summary(folder: Path, values: dict[str, Any]) -> None:
     """Writes `folder`/summary.json in one go: a reader finds the old summary or the new one, never a part."""
-    write_text(folder / "summary.json", json.dumps(values, indent=2) + "\n")
+    write_text(folder / "summary.json", json.dumps(with_checksum(values), indent=2) + "\n")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Raises RunError if there is no summary, or none that can be read."""
+    """Raises RunError naming the file if there is no summary, or none whose parts are as `summarise` writes them."""
     path = folder / "summary.json"
+    values = read_json(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}") from error
+        values = verified(values)
+        _check_summary(values)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise RunError(f"{path} is damaged ({reason}): delete it, and resuming the run writes it again") from error
+    return values
+
+
+def _check_summary(values: Any) -> None:
+    """Takes what the readers of a summary take; a run that has ended has all of it. Raises what that raises."""
+    status, final, best = values["status"], values.get("final"), values.get("best")
+    ended = status == "finished"
+    numbers = [values[key] if ended else values.get(key) for key in SUMMARY_NUMBERS]
+    texts = [status]
+    if final or ended:
+        numbers += [final["test"]["top1"], (final.get("val") or final["test"])["top1"]]
+    if best or ended:
+        numbers.append(best["top1"])
+        texts.append(best["chosen_on"])
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text is none")
+    if not all(isinstance(number, int | float) or (number is None and not ended) for number in numbers):
+        raise ValueError("a number is none")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.data.batches import EvalBatches, Preprocessor
+from mobilenet_train.disk import replacing
 from mobilenet_train.runs.build import RunParts
 
 COLUMNS, TRAINING_ROWS, TEST_ROWS = 8, 4, 1
@@ -16,7 +17,7 @@ INCHES, DOTS_PER_INCH = 1.1, 100  # of one image
 def write_sheet(parts: RunParts) -> Path:
     """Draws the first images of epoch 0 and test images from all over the set; returns the file.
 
-    Raises OSError if it cannot be written.
+    Raises RunError if it cannot be written.
     """
     config, data, batches = parts.config, parts.dataset, parts.batches
     images, labels = next(batches.train.epoch(0))
@@ -67,4 +68,5 @@ def _draw(path: Path, parts: list[tuple[str, Tensor, Tensor]], class_names: tupl
         for place, image, label in zip(places, images, labels, strict=False):
             place.imshow(image.numpy())
             place.set_title(caption(label.cpu(), class_names), fontsize=6)
-    figure.savefig(path, pil_kwargs={"quality": 85})
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="jpg", pil_kwargs={"quality": 85})

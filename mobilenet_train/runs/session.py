@@ -13,19 +13,19 @@ from rich.console import Console
 from mobilenet_train import checkpoint
 from mobilenet_train.config.checked import values_of
 from mobilenet_train.config.resume import Start
-from mobilenet_train.config.saved import Saved, read_saved
+from mobilenet_train.config.saved import read_saved
 from mobilenet_train.config.schema import TrainConfig, budget_seconds
 from mobilenet_train.console import say
 from mobilenet_train.data.cache import StoppedError
-from mobilenet_train.data.images import same_images
 from mobilenet_train.distributed import contact, from_first, join
 from mobilenet_train.errors import RunError, UserError
 from mobilenet_train.runs import announce, data_progress, summary
 from mobilenet_train.runs import folder as run_folder
-from mobilenet_train.runs.advice import memory_advice, worker_advice
+from mobilenet_train.runs.advice import memory_advice, resume_command, worker_advice
 from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.runs.folder import read_summary
 from mobilenet_train.runs.preview import write_sheet
+from mobilenet_train.runs.restore import Recovery, check_results, read_checkpoint, restore
 from mobilenet_train.runtime import environment
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.tracking import Trackers
@@ -47,10 +47,12 @@ def run(start: Start, words: Sequence[str]) -> int:
     lock: AbstractContextManager[Any] = nullcontext()
     if folder is not None and ranks.leads:
         lock = run_folder.lock(folder)
+        if config.resume_from == "last":
+            check_results(folder)
     starts = folder is None or not from_first(ranks, partial(checkpoint.written, folder / "checkpoints"))
     try:
-        with memory_advice(), contact(ranks), data_progress.shown(console, stop) as listener:
-            parts = build_run(config, listener, starts, start.schedule_from)
+        with memory_advice(), contact(ranks), data_progress.shown(console, stop.here) as listener:
+            parts = build_run(config, listener, starts, start.saved.schedule_from)
     except StoppedError:
         say(console, "stopped while images were prepared; those that are in dataset.cache_dir are not prepared again")
         return stop.exit_code
@@ -64,10 +66,7 @@ def run(start: Start, words: Sequence[str]) -> int:
     if folder is None:
         folder, lock = make_folder(parts, words)
     else:
-        parts = restore(parts, folder, console)
-        if ranks.leads:  # on record before the first update: the run is not finished any more, and what was changed
-            summary.summarise(parts, folder, "running", wall_seconds=0.0)
-            run_folder.write_config(folder, Saved(parts.config, parts.plan.schedule_from))
+        parts = resume(parts, start, folder, console)
     with lock:
         return train(parts, folder, console, stop)
 
@@ -82,44 +81,35 @@ def make_folder(parts: RunParts, words: Sequence[str]) -> tuple[Path, AbstractCo
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
-    """True if the run in `folder` has ended, and not been given more epochs or updates since."""
-    if not (folder / "summary.json").exists() or read_summary(folder)["status"] != "finished":
+    """True if the run in `folder` has ended, and is not to be longer or to be trained again from its best epoch."""
+    if (
+        config.resume_from == "best"
+        or not (folder / "summary.json").exists()
+        or read_summary(folder)["status"] != "finished"
+    ):
         return False
     saved = read_saved(folder).config
     return (saved.epochs, saved.max_updates) == (config.epochs, config.max_updates)
 
 
-def restore(parts: RunParts, folder: Path, console: Console) -> RunParts:
-    """Loads the newest whole checkpoint of the folder into the state; a folder without one starts from scratch.
+def resume(parts: RunParts, start: Start, folder: Path, console: Console) -> RunParts:
+    """Loads the checkpoint to continue from, and puts on record what changes, before the first update.
 
-    With resume_schedule=restart the schedule begins at the update where the run stopped.
-
-    Raises RunError if the data are not those that the run was started with.
+    A folder in which nothing was saved yet starts at its beginning. Raises RunError as `restore` does.
     """
-    checkpoints = folder / "checkpoints"
-    found = from_first(parts.runtime.ranks, lambda: checkpoint.find_latest(checkpoints))
-    if found is None:
+    config, ranks = start.config, parts.runtime.ranks
+    saved = from_first(ranks, lambda: read_checkpoint(folder, config.resume_from, console))
+    if saved is None:
         say(console, f"{folder} has no checkpoint yet: starting at its beginning")
-        return parts
-    saved, warning = found
-    if warning:
-        say(console, warning, kind="warning")
-    if not same_images(saved["fingerprint"], parts.dataset.fingerprint):
-        raise RunError(
-            f"{folder} was trained on other images than those that dataset={parts.config.dataset.name} gives now"
-        )
-    parts.state.load_state_dict(saved)
-    now = {**environment(parts.runtime), "images": parts.dataset.fingerprint}
-    before = {**saved["environment"], "images": saved["fingerprint"]}
-    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
-    if changed:
-        say(console, f"{', '.join(changed)}: the end will not be bit-identical", kind="note")
-    state = parts.state
-    say(console, f"resuming {folder} at epoch {state.epoch}, batch {state.batch} (update {state.step})")
-    if parts.config.resume_schedule == "continue":
-        return parts
-    config = replace(parts.config, resume_schedule="continue")
-    return replace(parts, plan=replace(parts.plan, config=config, schedule_from=state.step))
+    else:
+        restore(parts, saved, start.saved, folder, console)
+    schedule_from = start.saved.schedule_from if config.resume_schedule == "continue" else parts.state.step
+    config = replace(config, resume_schedule="continue", resume_from="last")
+    parts = replace(parts, plan=replace(parts.plan, config=config, schedule_from=schedule_from))
+    if ranks.leads:  # the run is not finished any more
+        summary.summarise(parts, folder, "running", wall_seconds=0.0)
+        run_folder.write_config(folder, replace(start.saved, config=config, schedule_from=schedule_from))
+    return parts
 
 
 def train(parts: RunParts, folder: Path, console: Console, stop: StopSignals) -> int:
@@ -133,19 +123,16 @@ def train(parts: RunParts, folder: Path, console: Console, stop: StopSignals) ->
     say(console, f"run folder: {folder}")
     try:
         summarise("running")
-        with memory_advice(), contact(ranks), worker_advice(folder):
+        with memory_advice(), contact(ranks), worker_advice(resume_command(parts.config, folder)):
             compile_ahead(parts, console)
             budget = start_budget(parts, console)
             follow(parts, folder, console, stop, budget)
-    except Interrupted:
+    except (Interrupted, StoppedError):
         summarise("interrupted")
         step = parts.state.step
-        say(console, f"stopped after update {step}, saved. Resume with:\n  mnet-train resume={folder}")
+        say(console, f"stopped after update {step}, saved. Resume with:")
+        say(console, f"  {resume_command(parts.config, folder)}")
         return stop.exit_code
-    except NotFiniteError as error:
-        reason = f"{error}. {last_good_checkpoint(folder)}"
-        summarise("failed", reason)
-        raise RunError(reason) from error
     except Exception as error:
         with suppress(UserError):  # a full disk takes no summary either
             summarise("failed", str(error) or type(error).__name__)
@@ -185,8 +172,8 @@ def start_budget(parts: RunParts, console: Console) -> Budget | None:
 
 
 def follow(parts: RunParts, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
-    """Trains to the end; goes back to the last checkpoint where `recover` says so."""
-    attempts = parts.config.recover.attempts
+    """Trains to the end; where `recover` says so, goes back after numbers that were not finite."""
+    attempts, recovery = parts.config.recover.attempts, Recovery(folder, resume_command(parts.config, folder))
     if attempts > 0 and parts.state.step == 0:
         save(parts, folder)  # so that there is always one to go back to
     while True:
@@ -195,9 +182,8 @@ def follow(parts: RunParts, folder: Path, console: Console, stop: StopSignals, b
         except NotFiniteError as error:
             attempt = parts.state.recoveries + 1
             if attempt > attempts:
-                raise
-            saved, _ = from_first(parts.runtime.ranks, lambda: checkpoint.load_latest(folder / "checkpoints"))
-            parts.state.load_state_dict(saved)
+                raise NotFiniteError(f"{error}. {recovery.advice()}") from error
+            parts.state.load_state_dict(from_first(parts.runtime.ranks, recovery.choose))
             parts.state.recoveries = attempt
             say(
                 console,
@@ -216,15 +202,16 @@ def follow_events(parts: RunParts, folder: Path, console: Console, stop: StopSig
             pass
         return
     trackers = Trackers(summary.run_description(parts, folder), state.history, state.step, console)
-    finished = False
     try:
         if state.step == 0 and parts.config.tensorboard:
             trackers.record_images(summary.preview(parts))
         for event in events:
             trackers.record(event)
-        finished = True
-    finally:
-        trackers.close(finished)
+    except BaseException:
+        with suppress(UserError):  # what came first is what the user must know
+            trackers.close(finished=False)
+        raise
+    trackers.close(finished=True)
 
 
 def save(parts: RunParts, folder: Path) -> None:
@@ -234,16 +221,6 @@ def save(parts: RunParts, folder: Path) -> None:
     state = parts.state
     best = state.batch == 0 and state.best is not None and state.best.epoch == state.epoch - 1
     checkpoint.save(folder / "checkpoints", {**checkpoint_contents(parts), **state.state_dict()}, best)
-
-
-def last_good_checkpoint(folder: Path) -> str:
-    """Names the checkpoint to resume from after numbers went bad."""
-    path = folder / "checkpoints/last.pt"
-    if not path.exists():
-        return "There is no checkpoint yet"
-    step = checkpoint.load_latest(path.parent)[0]["progress"]["step"]
-    command = f"mnet-train resume={folder} recover.attempts=1"
-    return f"The last good checkpoint is {path} (update {step}); {command} resumes from it with a lower learning rate"
 
 
 def checkpoint_contents(parts: RunParts) -> dict[str, Any]:

@@ -1,21 +1,25 @@
 """A sweep's folder: which jobs belong to it, and how far each has come."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mobilenet_train.config.saved import read_saved
-from mobilenet_train.disk import write_text
-from mobilenet_train.errors import RunError
+from mobilenet_train.config.overrides import parsed
+from mobilenet_train.config.saved import read_saved, read_words
+from mobilenet_train.disk import read_json, write_text
+from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.folder import read_summary
 from mobilenet_train.sweeps.jobs import Job, hashes, identity
 
 FORMAT = 2  # of sweep.json; without a number it is of version 0.1.0
+JOB_NAME = re.compile(r".+_[0-9a-f]{8}")  # as `make_job` names it
 NEVER_STARTED = ""  # the hash of a job of version 0.1.0 that saved nothing
 UNFINISHED = ("waiting", "running", "interrupted", "killed", "failed")
+DAMAGED = "summary.json damaged"
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,62 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises RunError if the folder does not hold a sweep."""
+    """What sweep.json says; without that file, what the jobs in the folder say themselves.
+
+    Raises RunError if the folder does not hold a sweep, or naming the file if it is damaged.
+    """
     path = folder / "sweep.json"
+    if not path.exists():
+        found = rebuilt_manifest(folder)
+        if not found.jobs:
+            raise RunError(f"{folder} is not a sweep: {path} does not exist")
+        return found
+    values = read_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} is not a sweep: cannot read {path} ({error})") from error
-    if values.get("format", 1) > FORMAT:
-        raise RunError(f"{path} has format {values['format']}, which is newer than this version's, {FORMAT}")
-    read = _job_of_version_1 if "format" not in values else _job
-    return Manifest(values["overrides"], [read(folder, job) for job in values["jobs"]])
+        number = values.get("format", 1)
+        if number > FORMAT:
+            raise RunError(f"{path} has format {number}, which is newer than this version's, {FORMAT}")
+        _check_manifest(values)
+        read = _job_of_version_1 if "format" not in values else _job
+        return Manifest(values["overrides"], [read(folder, job) for job in values["jobs"]])
+    except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise RunError(f"{path} is damaged: delete it, and it is written again from the jobs beside it") from error
+
+
+def _check_manifest(values: dict[str, Any]) -> None:
+    """Raises ValueError, ConfigError, or what a wrong type raises, for words and names that no sweep of ours has."""
+    swept = {f"{key}={value}" for job in values["jobs"] for key, value in job["swept"].items()}
+    parsed([*values["overrides"], *swept])
+    for job in values["jobs"]:
+        texts = [text for key, text in job.items() if key not in ("swept", "seed")]
+        if not all(isinstance(text, str) for text in (*texts, *job["swept"].values())) or "/" in job["name"]:
+            raise ValueError("a text is none")
+        if type(job["seed"]) is not int:
+            raise ValueError("a seed is none")
+
+
+def rebuilt_manifest(folder: Path) -> Manifest:
+    """The sweep that the run folders in `folder` come from, by what they saved; without jobs if there is none.
+
+    What was typed for all of them was fixed, the rest was swept.
+    """
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    typed = {path.name: read_words(path) for path in paths if (path / "config.yaml").exists()}
+    typed = {name: words for name, words in typed.items() if _started_as(words, name)}
+    fixed = [word for word in next(iter(typed.values()), []) if all(word in words for words in typed.values())]
+    jobs = []
+    for name, words in typed.items():
+        own = parsed([word for word in words if word not in fixed and not word.startswith("run_dir=")])
+        swept = {override.key_or_group: override.get_value_element_as_str() for override in own}
+        seed = read_saved(folder / name).config.seed
+        jobs.append(_job_of_version_1(folder, {"name": name, "swept": swept, "seed": seed}))
+    return Manifest(fixed, jobs)
+
+
+def _started_as(words: Sequence[str], name: str) -> bool:
+    """True for a job of a sweep, which names its folder after what it sweeps."""
+    folders = [override.value() for override in parsed(words) if override.key_or_group == "run_dir"]
+    return any(Path(str(folder)).name == name for folder in folders) and bool(JOB_NAME.fullmatch(name))
 
 
 def _job(folder: Path, values: dict[str, Any]) -> Job:
@@ -65,7 +115,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def known_names(folder: Path, jobs: Sequence[Job]) -> list[Job]:
     """The jobs under the names that they have in this folder already; equal jobs have the first one's."""
-    names = {job.hash: job.name for job in read_manifest(folder).jobs} if (folder / "sweep.json").exists() else {}
+    there = (folder / "sweep.json").exists()
+    names = {job.hash: job.name for job in (read_manifest(folder) if there else rebuilt_manifest(folder)).jobs}
     return [replace(job, name=names.setdefault(job.hash, job.name)) for job in jobs]
 
 
@@ -73,24 +124,33 @@ def find_sweep(outputs: Path, words: Sequence[str]) -> Path:
     """The folder of the sweep that a command line asks for, whichever order its words had when it was made."""
     wanted = identity(words)
     for path in sorted(outputs.glob("*/sweep.json")):
-        there = read_manifest(path.parent).overrides
+        try:
+            there = read_manifest(path.parent).overrides
+        except RunError:  # another sweep's, or said when this one's is read
+            continue
         if identity(there) == wanted and not any(word.startswith("sweep=") for word in there):
             return path.parent
     return outputs / wanted.name
 
 
 def state_of(folder: Path, name: str) -> str:
-    """ "finished" or one of UNFINISHED, read off the job's run folder and its log."""
+    """ "finished", DAMAGED or one of UNFINISHED, read off the job's run folder and its log."""
     run = folder / name
     if not (run / "summary.json").exists():
         return "failed" if last_line(log_path(folder, name)).startswith("mnet-train: ") else "waiting"
-    status = str(read_summary(run)["status"])
+    try:
+        status = str(read_summary(run)["status"])
+    except RunError:
+        return DAMAGED
     return "killed" if status == "running" and run_folder.holder(run) is None else status
 
 
 def summary_of(folder: Path, name: str) -> dict[str, Any]:
-    """The run's summary.json; empty if it has none yet."""
-    return read_summary(folder / name) if (folder / name / "summary.json").exists() else {}
+    """The run's summary.json; empty if it has none that can be read."""
+    try:
+        return read_summary(folder / name)
+    except RunError:
+        return {}
 
 
 def last_line(log: Path) -> str:

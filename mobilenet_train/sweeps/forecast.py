@@ -4,11 +4,14 @@ The measuring runs in child processes: the sweep's own process stays small, and 
 """
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -21,6 +24,8 @@ from mobilenet_train.sweeps.processes import Slots, spawn
 if TYPE_CHECKING:
     from mobilenet_train.runs.build import RunParts
 
+SECONDS_BETWEEN_LOOKS = 0.05
+PATIENCE = 600.0  # seconds without a sign of life; preparing images gives one for each few
 IMAGES_PER_STEP = 16  # in a measured update: fewer than in a real one, so that many jobs are measured soon
 
 
@@ -47,18 +52,22 @@ def forecast_all(configs: Sequence[TrainConfig], slots: Slots | None) -> list[Fo
         answers = [_answers(child) for child in children]
     finally:
         for child in children:
-            child.kill()
-            child.communicate()
+            child.end()
     return [answers[number % count][number // count] for number in range(len(configs))]
 
 
 def forecast(config: TrainConfig, timed: bool) -> Forecast:
     """Everything that can go wrong before a run's first step goes wrong here. Raises UserError."""
+    from mobilenet_train.data.cache import Listener
     from mobilenet_train.runs.build import build_run
 
-    parts = build_run(config)
+    parts = build_run(config, Listener(_sign_of_life, _sign_of_life, lambda: False))
     seconds = _seconds(parts) if timed else None
     return Forecast(parts.cost.parameters, parts.cost.multiply_adds, seconds)
+
+
+def _sign_of_life(*_: object) -> None:
+    print(".", flush=True)
 
 
 def _seconds(parts: "RunParts") -> float:
@@ -75,15 +84,45 @@ def _seconds(parts: "RunParts") -> float:
     return whole if config.budget is None else min(whole, budget_seconds(config.budget))
 
 
-def _ask(configs: Sequence[TrainConfig], slots: Slots | None) -> subprocess.Popen[str]:
+@dataclass(frozen=True)
+class Child:
+    """A process that measures, and what it prints: files, since a pipe would block who writes while nobody reads."""
+
+    process: subprocess.Popen[str]
+    printed: IO[str]
+    errors: IO[str]
+
+    def wait(self) -> int:
+        """Its exit code. Raises RunError if it gives no sign of life for PATIENCE seconds."""
+        size, heard = 0, time.monotonic()
+        while (code := self.process.poll()) is None:
+            before, size = size, os.fstat(self.printed.fileno()).st_size
+            if size != before:
+                heard = time.monotonic()
+            if time.monotonic() - heard > PATIENCE:
+                raise RunError(
+                    f"the sweep cannot be measured: its process gave no sign of life for {PATIENCE:g} s and was ended; "
+                    "try one of its jobs alone, with dry_run=true"
+                )
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return code
+
+    def end(self) -> None:
+        """Kills it if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        self.printed.close()
+        self.errors.close()
+
+
+def _ask(configs: Sequence[TrainConfig], slots: Slots | None) -> Child:
     here = [_for_this_machine(config, slots) for config in configs]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    child = spawn(["-m", "mobilenet_train.sweeps.forecast"], **pipes)
-    assert child.stdin is not None
-    json.dump({"timed": slots is not None, "configs": [values_of(config) for config in here]}, child.stdin)
-    child.stdin.close()
-    child.stdin = None
-    return child
+    printed, errors = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 (`Child.end` closes them)
+    with TemporaryFile("w+") as asked:
+        json.dump({"timed": slots is not None, "configs": [values_of(config) for config in here]}, asked)
+        asked.seek(0)
+        process = spawn(["-m", "mobilenet_train.sweeps.forecast"], stdin=asked, stdout=printed, stderr=errors)
+    return Child(process, printed, errors)
 
 
 def _for_this_machine(config: TrainConfig, slots: Slots | None) -> TrainConfig:
@@ -92,16 +131,22 @@ def _for_this_machine(config: TrainConfig, slots: Slots | None) -> TrainConfig:
     return replace(config, device=replace(config.device, threads=slots.threads))
 
 
-def _answers(child: subprocess.Popen[str]) -> list[Forecast]:
-    printed, errors = child.communicate()
-    if child.returncode != 0:
-        reason = errors.strip().splitlines()[-1:] or [f"its process ended with {child.returncode}; out of memory?"]
+def _answers(child: Child) -> list[Forecast]:
+    code = child.wait()
+    printed, errors = _contents(child.printed), _contents(child.errors)
+    if code != 0:
+        reason = errors.strip().splitlines()[-1:] or [f"its process ended with {code}; out of memory?"]
         raise RunError(f"the sweep cannot be measured: {reason[0]}")
     answers: list[dict[str, Any]] = json.loads(printed.splitlines()[-1])
     for answer in answers:
         if "error" in answer:
-            raise (ConfigError if answer["exit_code"] == ConfigError.exit_code else RunError)(answer["error"])
+            raise (ConfigError if answer["exit_code"] == ConfigError.exit_code else RunError)(*answer["error"])
     return [Forecast(**answer) for answer in answers]
+
+
+def _contents(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def main() -> None:
@@ -112,7 +157,7 @@ def main() -> None:
         try:
             answers.append(asdict(forecast(from_record(OmegaConf.create(values)).config, asked["timed"])))
         except UserError as error:
-            answers.append({"error": str(error), "exit_code": error.exit_code})
+            answers.append({"error": error.args, "exit_code": error.exit_code})
             break
     print(json.dumps(answers))
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from mobilenet_train.console import say
+from mobilenet_train.console import add_rows, say, title_of
+from mobilenet_train.errors import RunError
 from mobilenet_train.sweeps.folder import state_of
 from mobilenet_train.sweeps.report import duration
 from mobilenet_train.tracking.metrics_csv import read_metrics
@@ -35,7 +36,7 @@ class LiveJob:
 
     def cells(self) -> list[str]:
         """Name, state, epoch, top-1, images/s and time left."""
-        rows = read_metrics(self.folder)
+        rows = rows_of(self.folder)
         last = rows[-1] if rows else None
         here = len(rows) - self.epochs_before
         left = ""
@@ -44,6 +45,14 @@ class LiveJob:
         top1 = f"{float(last['test_top1']):.2f}" if last else ""
         throughput = f"{float(last['images_per_second']):.0f}" if last else ""
         return [self.folder.name, self.state, f"{len(rows)}/{self.epochs or '?'}", top1, throughput, left]
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """What is known of the epochs done; a damaged file, which the job writes again, must not stop the others."""
+    try:
+        return read_metrics(folder)
+    except RunError:
+        return []
 
 
 class View:
@@ -70,7 +79,7 @@ class View:
     def started(self, folder: Path) -> None:
         """The job of that run folder has begun, or continues."""
         job = self._jobs[folder]
-        job.state, job.began, job.epochs_before = "running", time.monotonic(), len(read_metrics(folder))
+        job.state, job.began, job.epochs_before = "running", time.monotonic(), len(rows_of(folder))
         self._report(f"started {folder.name}")
 
     def ended(self, folder: Path, reason: str) -> None:
@@ -91,11 +100,10 @@ class View:
     def table(self) -> Table:
         """What the terminal shows: one line a job."""
         done = sum(job.state == "finished" for job in self._jobs.values())
-        table = Table(title=f"{done} of {len(self._jobs)} finished", title_justify="left")
+        table = Table(title=title_of(f"{done} of {len(self._jobs)} finished"), title_justify="left")
         for column in ("job", "state", "epochs", "top-1", "images/s", "left"):
             table.add_column(column, justify="left" if column in ("job", "state") else "right")
-        for job in self._jobs.values():
-            table.add_row(*job.cells())
+        add_rows(table, (job.cells() for job in self._jobs.values()))
         return table
 
     def _report(self, line: str) -> None:

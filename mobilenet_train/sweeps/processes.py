@@ -1,9 +1,6 @@
 """Child processes that never outlive the sweep, and never get its terminal's Ctrl-C behind its back."""
 
-import ctypes
 import os
-import platform
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,9 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mobilenet_train.machine import usable_cores, visible_gpus
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from mobilenet_train.machine import follow_parent, usable_cores, visible_gpus
 
 
 @dataclass(frozen=True)
@@ -40,18 +35,9 @@ def make_slots(wanted: int | str, jobs: int, device: str, threads: int | None) -
 
 
 def spawn(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-    """Starts `python ARGUMENTS` in a session of its own.
+    """Starts `python ARGUMENTS` in a session of its own; no module of the current folder hides one of Python's (-P).
 
     On Linux it gets SIGTERM when this process dies, however it dies: a run then saves its state and leaves.
     """
-    command, follow = [sys.executable, *arguments], partial(follow_parent, os.getpid())
+    command, follow = [sys.executable, "-P", *arguments], partial(follow_parent, os.getpid())
     return subprocess.Popen(command, text=True, start_new_session=True, preexec_fn=follow, **options)
-
-
-def follow_parent(parent: int) -> None:
-    """Asks Linux to send this process SIGTERM when its parent dies."""
-    if platform.system() != "Linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(128 + signal.SIGTERM)

@@ -12,9 +12,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mobilenet_train.console import add_rows, printable, title_of
 from mobilenet_train.disk import write_text, writing
 from mobilenet_train.sweeps.figures import draw_pareto
-from mobilenet_train.sweeps.folder import read_manifest
+from mobilenet_train.sweeps.folder import read_manifest, write_manifest
 from mobilenet_train.sweeps.papers import paper_table
 from mobilenet_train.sweeps.rows import Row, read_rows
 
@@ -23,6 +24,8 @@ Cells = tuple[list[str], list[list[str]]]  # header, rows
 
 def write(folder: Path, figure: bool = True) -> None:
     """Rewrites sweep.csv, sweep.md and pareto.png of a sweep from what is in its run folders."""
+    if not (folder / "sweep.json").exists():
+        write_manifest(folder, read_manifest(folder))
     with (folder / "sweep.json").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # jobs on several machines may end together
         write_to(folder, [folder], figure)
@@ -44,12 +47,13 @@ def show(folders: Sequence[Path], console: Console) -> None:
     wide = console if console.is_terminal else Console(width=120)  # a pipe has room
     rows = read_rows(folders)
     for title, (header, lines) in [("results", short_cells(rows)), *beside_papers(rows, folders)]:
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table = Table(
+            title=title_of(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+        )
         for column in header:
             left = column in ("job", "state", "network")
             table.add_column(column, justify="left" if left else "right", no_wrap=column in ("job", "top-1"))
-        for line in lines:
-            table.add_row(*line)
+        add_rows(table, lines)
         wide.print(table)
 
 
@@ -169,7 +173,8 @@ def _swept_keys(rows: Sequence[Row]) -> list[str]:
 def _markdown(cells: Cells) -> str:
     header, lines = cells
     ruler = ["---"] * len(header)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ruler, *lines))
+    rows = ([printable(cell).replace("|", r"\|") for cell in line] for line in (header, ruler, *lines))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _plain(value: Any, digits: int) -> str:

@@ -19,7 +19,7 @@ from mobilenet_train.config.explain import explain
 from mobilenet_train.config.overrides import check_words
 from mobilenet_train.config.rules import check_sweep
 from mobilenet_train.config.schema import SWEEP_KEYS, TrainConfig
-from mobilenet_train.console import say
+from mobilenet_train.console import add_rows, say, title_of
 from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.sweeps import report
@@ -28,6 +28,7 @@ from mobilenet_train.sweeps.folder import (
     find_sweep,
     known_names,
     read_manifest,
+    rebuilt_manifest,
     state_of,
     summary_of,
     write_manifest,
@@ -100,7 +101,8 @@ class Sweep:
             self.say("dry run: nothing was started or written")
             sys.exit(0)
         self.take()
-        known = read_manifest(self.folder) if (self.folder / "sweep.json").exists() else Manifest(self.overrides, [])
+        there = (self.folder / "sweep.json").exists()
+        known = read_manifest(self.folder) if there else Manifest(self.overrides, rebuilt_manifest(self.folder).jobs)
         write_manifest(self.folder, known.with_jobs(one.job for one in planned))
         self.launch(launcher, todo, forecasts)
         return [self.outcome(one.job) for one in planned]
@@ -142,7 +144,8 @@ class Sweep:
         """
         if self.held is not None:
             return
-        if self.folder.is_dir() and not (self.folder / "sweep.json").exists() and self.names() - {"lock"}:
+        others = self.folder.is_dir() and not (self.folder / "sweep.json").exists() and self.names() - {"lock"}
+        if others and not rebuilt_manifest(self.folder).jobs:
             raise RunError(f"{self.folder} is not empty and is not a sweep; choose another name: sweep=NAME")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +178,7 @@ class Sweep:
 
     def show_plan(self, planned: Sequence[Planned], forecasts: dict[str, Forecast], slots: Slots | None) -> None:
         """Prints every job with what it will cost, and what will be done with it."""
-        table = Table(title=f"sweep {self.folder.name}", title_justify="left")
+        table = Table(title=title_of(f"sweep {self.folder.name}"), title_justify="left")
         for column in ("job", "", "parameters", "MAdds", "time"):
             table.add_column(column, justify="left" if column in ("job", "") else "right")
         total = 0.0
@@ -189,7 +192,7 @@ class Sweep:
                 total += cost.seconds or 0.0
                 time = report.duration(cost.seconds) if cost.seconds is not None else "?"
                 cells = [f"{cost.parameters:,}", f"{cost.multiply_adds / 1e6:.2f} M", time]
-            table.add_row(one.job.label, ACTIONS.get(one.state, "resume"), *cells)
+            add_rows(table, [(one.job.label, ACTIONS.get(one.state, "resume"), *cells)])
         self.console.print(table)
         if slots is not None and forecasts:
             at_once = f"{slots.count} at once, {slots.threads} threads each"

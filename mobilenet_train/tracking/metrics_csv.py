@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobilenet_train.disk import append_text, write_text, writing
+from mobilenet_train.errors import RunError
 from mobilenet_train.results import EpochResult
 
 
@@ -29,12 +30,21 @@ class MetricsCsv:
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The whole lines of a run's metrics.csv, one an epoch; none while the file does not exist."""
+    """The whole lines of a run's metrics.csv, one an epoch; none while the file does not exist.
+
+    Raises RunError naming the file if it is damaged.
+    """
     path = folder / "metrics.csv"
     if not path.exists():
         return []
-    header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-    return [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    try:
+        header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+        rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+        for row in rows:
+            float(row["test_top1"]), float(row["images_per_second"])
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{path} is damaged: resuming the run writes it again") from error
+    return rows
 
 
 def table(history: Sequence[EpochResult]) -> str:

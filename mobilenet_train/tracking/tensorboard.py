@@ -6,7 +6,7 @@ of its files do not sort by age when a run is resumed within a second.
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from mobilenet_train.tracking.description import RunDescription
 if TYPE_CHECKING:
     from torch import Tensor
 
+EPOCH = "test/loss"  # a tag that every finished epoch has
 FILE_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
@@ -27,21 +28,43 @@ class TensorBoard:
     resumes from a checkpoint, and the points up to a checkpoint are written before it.
     """
 
-    def __init__(self, description: RunDescription, step: int) -> None:
+    def __init__(self, description: RunDescription, step: int, history: Sequence[EpochResult]) -> None:
+        """`history` is the list that its owner extends after each result: what was deleted is written again from it."""
         self._folder = description.folder / "tensorboard"
         self._resumed_at = step
         self._step = step
-        experiment, self._start, self._end = _hparams(description)
+        self._history = history
+        self._experiment, self._start, self._end = _hparams(description)
+        if step == 0 or self._lacks_epochs():
+            self._write_again()
+        else:
+            self._open(purge_from=step + 1)
+
+    def _open(self, purge_from: int) -> None:
         with writing(self._folder):
             self._folder.mkdir(exist_ok=True)
-            self._file = EventFile(self._folder, purge_from=step + 1 if step else 0)
-        if step == 0:
-            self._add(experiment, step=0)
-            self._add(self._start, step=0)
+            self._file = EventFile(self._folder, purge_from)
+
+    def _lacks_epochs(self) -> bool:
+        """True if someone deleted files: points of the history are in none that is left."""
+        if not self._folder.exists():
+            return True
+        written = {event.step for event in _events(self._folder) for value in event.summary.value if value.tag == EPOCH}
+        return not written.issuperset(result.step for result in self._history)
+
+    def _write_again(self) -> None:
+        """All that is known of the run so far, in place of what the files have."""
+        self._open(purge_from=0)
+        self._add(self._experiment, step=0)
+        self._add(self._start, step=0)
+        for result in self._history:
+            self._add_scalars(epoch_scalars(result), result.step, result.finished_at)
 
     def record(self, event: Progress | EpochResult) -> None:
         """Writes the event's numbers, an epoch's only if they are not in the files already."""
         self._step = event.step
+        if not self._file.path.exists():
+            self._write_again()
         if isinstance(event, Progress):
             self._add_scalars(progress_scalars(event), event.step, time.time())
         elif not self._known(event):
@@ -71,7 +94,7 @@ class TensorBoard:
         known = False
         for event in _events(self._folder):
             taken_back = event.HasField("session_log") and event.step <= result.step
-            written = event.step == result.step and any(value.tag == "test/loss" for value in event.summary.value)
+            written = event.step == result.step and any(value.tag == EPOCH for value in event.summary.value)
             known = (known or written) and not taken_back
         return known
 
@@ -98,7 +121,8 @@ class EventFile:
 
         stamps = [int(match[1]) for path in folder.iterdir() if (match := FILE_NAME.match(path.name))]
         stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
-        self._writer = RecordWriter((folder / f"events.out.tfevents.{stamp:010d}.mnet-train").open("xb"))
+        self.path = folder / f"events.out.tfevents.{stamp:010d}.mnet-train"
+        self._writer = RecordWriter(self.path.open("xb"))
         self.add(wall_time=time.time(), file_version="brain.Event:2")
         self.add(wall_time=time.time(), step=purge_from, session_log=SessionLog(status=SessionLog.START))
 

@@ -40,7 +40,7 @@ class Trackers:
         self._history = list(history)
         self._log = EpochLog(folder / "train.log", description.epochs, self._history)
         self._csv = MetricsCsv(folder / "metrics.csv", self._history)
-        self._board = TensorBoard(description, step) if description.tensorboard else None
+        self._board = TensorBoard(description, step, self._history) if description.tensorboard else None
         self._terminal = Terminal(description, step, console or Console())
 
     def record(self, event: Event) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.data.batches import Batches, EvalBatches, TrainBatches
+from mobilenet_train.data.cache import StoppedError
 from mobilenet_train.distributed import agreed, summed
 from mobilenet_train.errors import RunError
 from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress
@@ -40,8 +41,13 @@ def fit(
         if state.batch == 0:
             state.sums = new_sums(plan.runtime, started_at=time.time())
         yield EpochStarted(state.epoch, state.batch, state.sums.started_at)
-        yield from train_epoch(state, batches.train, plan, save, stop, budget)
-        result = finish_epoch(state, batches, plan, save, stop)
+        try:
+            yield from train_epoch(state, batches.train, plan, save, stop, budget)
+            result = finish_epoch(state, batches, plan, stop)
+        except (Interrupted, StoppedError):
+            check_finite(state, plan)
+            save()
+            raise Interrupted from None
         yield result
         save()
         if budget:
@@ -68,8 +74,6 @@ def train_epoch(
         if state.step % plan.config.log_every == 0:
             yield progress(state, plan)
         if stop():
-            check_finite(state, plan)
-            save()
             raise Interrupted
         if agreed(plan.runtime.ranks, time.monotonic() - saved_at > 60 * plan.config.checkpoint.every_minutes):
             check_finite(state, plan)
@@ -84,20 +88,15 @@ def finish_epoch(
     state: TrainState,
     batches: Batches,
     plan: Plan,
-    save: Callable[[], None],
     stop: Callable[[], bool],
 ) -> EpochResult:
-    """Evaluates, and moves the state to the start of the next epoch."""
+    """Evaluates, and moves the state to the start of the next epoch. Raises Interrupted once `stop()` is true."""
     check_finite(state, plan)
     trained_at, clock = time.time(), time.perf_counter()
     predicted: list[Tensor] = []
-    try:
-        test = evaluate(state.model, batches.test, plan.runtime, stop, lambda x: predicted.append(x.argmax(1)))
-        val = evaluate(state.model, batches.val, plan.runtime, stop) if batches.val else None
-        ema_test = evaluate(state.ema.model, batches.test, plan.runtime, stop) if state.ema else None
-    except Interrupted:
-        save()
-        raise
+    test = evaluate(state.model, batches.test, plan.runtime, stop, lambda x: predicted.append(x.argmax(1)))
+    val = evaluate(state.model, batches.val, plan.runtime, stop) if batches.val else None
+    ema_test = evaluate(state.ema.model, batches.test, plan.runtime, stop) if state.ema else None
     last_loss, last_top1 = state.sums.last_batch.tolist()
     result = EpochResult(
         epoch=state.epoch,

@@ -8,7 +8,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
-from mobilenet_train import checkpoint
+from mobilenet_train import checkpoint, tensor_files
 from mobilenet_train.errors import RunError
 from mobilenet_train.models import MobileNet
 from mobilenet_train.weights.keras_files import read_keras
@@ -40,6 +40,10 @@ def start_from(model: MobileNet, network: str, source: str, class_names: tuple[s
             raise RunError(
                 f"model.weights={source} does not fit: {name} has the shape {tuple(value.shape)} there and "
                 f"{tuple(ours[name].shape)} here; was it trained with another model.width_mult?"
+            )
+        if not value.isfinite().all():
+            raise RunError(
+                f"model.weights={source} cannot be trained on: {name} has values that are not finite numbers"
             )
     model.load_state_dict(state, strict=False)
     if kept:
@@ -82,7 +86,7 @@ def _read(path: Path) -> Weights:
             return load_file(path), None
         if path.suffix in (".h5", ".hdf5"):
             return read_keras(path), None
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = tensor_files.read(path)
     except FileNotFoundError as error:
         raise RunError(f"model.weights={path} does not exist") from error
     except ImportError as error:

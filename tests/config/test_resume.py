@@ -57,16 +57,16 @@ def test_what_is_typed_with_resume_is_checked_like_everything_typed(word: str, s
         issued(f"resume={image_run}", word)
 
 
-def test_a_run_of_ones_own_function_resumes_without_naming_it_again(tmp_path: Path) -> None:
+def test_a_run_of_ones_own_function_that_is_trusted_resumes_without_naming_it_again(tmp_path: Path) -> None:
     run = started(tmp_path / "run", "dataset=custom", "dataset.factory=mine:images", "+dataset.args.path=a.npz")
-    start = issued(f"resume={run}", "log_every=7")
+    start = issued(f"resume={run}", "trust_factory=true")
     assert start.config.dataset.factory == "mine:images"  # type: ignore[attr-defined]
     assert start.config.dataset.args == {"path": "a.npz"}  # type: ignore[attr-defined]
 
 
 def test_where_the_schedule_begins_is_run_state_and_stays_in_the_record(tmp_path: Path) -> None:
     run = started(tmp_path / "run", "dataset=digits", schedule_from=12)
-    assert issued(f"resume={run}").schedule_from == 12
+    assert issued(f"resume={run}").saved.schedule_from == 12
     with pytest.raises(Exception, match="schedule_from"):
         compose_values("schedule_from=3")
 

@@ -81,7 +81,9 @@ def test_an_old_configuration_reads_as_it_was_saved(run: str) -> None:
     before["max_updates"] = before.pop("max_steps")
     after = dict(OmegaConf.to_container(saved.record))  # type: ignore[arg-type]
     assert after.pop("format") == FORMAT
-    assert after.pop("schedule_from") == 0
+    assert (after.pop("schedule_from"), after.pop("extended")) == (0, {})
+    assert len(after.pop("checksum")) == 32  # of those two
+    assert after.pop("resume_from") == "last"  # a key of 0.2.0
     assert after == before
 
 
@@ -124,7 +126,7 @@ def test_the_table_names_keys_that_there_are() -> None:
 def test_what_is_written_carries_its_format_and_reads_back(tmp_path: Path) -> None:
     saved = Saved(configure("dataset=digits", "max_updates=7"), schedule_from=40)
     write_config(tmp_path, saved)
-    assert (tmp_path / "config.yaml").read_text().startswith(f"format: {FORMAT}\nschedule_from: 40\n")
+    assert (tmp_path / "config.yaml").read_text().startswith(f"format: {FORMAT}\nschedule_from: 40\nextended: {{}}\n")
     assert "max_steps" not in (tmp_path / "config.yaml").read_text()
     assert read_saved(tmp_path) == saved
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
@@ -142,7 +144,7 @@ def test_limits_of_today_are_for_what_is_typed_and_not_for_what_an_old_run_saved
     record.eval.batch_size = 2**40
     record.log_every = 10**12
     saved = from_record(record)
-    merged = merge(saved, record, ["dataset.val_fraction"])
+    merged = merge(saved, record, ["dataset.val_fraction"]).config
     assert (merged.eval.batch_size, merged.log_every) == (2**40, 10**12)
     typed = OmegaConf.merge(record, {"log_every": 10**11})
     with pytest.raises(ConfigError, match="log_every=100000000000 is not allowed"):
@@ -162,6 +164,6 @@ def test_a_key_is_free_as_its_line_in_the_schema_says() -> None:
         *("checkpoint.every_minutes", "dataset.cache", "dataset.cache_dir", "dataset.workers", "device.channels_last"),
         *("device.compile", "device.name", "device.precision", "device.sync_batch_norm", "device.threads", "dry_run"),
         *("log_every", "on_failure", "outputs", "preview", "recover.attempts", "recover.factor", "resume"),
-        *("resume_schedule", "run_dir", "slots", "sweep", "tensorboard"),
+        *("resume_from", "resume_schedule", "run_dir", "slots", "sweep", "tensorboard", "trust_factory"),
     }
     assert [group for group in SCHEMAS if is_free(group)] == ["device"]

@@ -11,7 +11,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,13 +162,35 @@ def test_a_signal_saves_and_exits_with_its_number(command: Command, tmp_path: Pa
     assert summary(tmp_path / "run")["status"] == "interrupted"
 
 
-def test_a_second_ctrl_c_leaves_at_once_and_harms_no_checkpoint(command: Command, tmp_path: Path) -> None:
-    child = command(*RUN, "epochs=500")
-    child.wait_for(lambda: (tmp_path / "run/checkpoints/last.pt").exists())
+def hang(module: str, name: str, call: int) -> None:
+    """From that call on, `module.name` takes a minute; the file `hanging` says when it has begun."""
+    owner, calls = import_module(module), count(1)
+    real = getattr(owner, name)
+
+    def slow(*arguments: Any) -> Any:
+        if next(calls) >= call:
+            Path("hanging").touch()
+            time.sleep(60)
+        return real(*arguments)
+
+    setattr(owner, name, slow)
+
+
+@pytest.mark.parametrize(
+    "place", [("mobilenet_train.training.fit", "train_update", 8), ("os", "link", 2)], ids=["training", "saving"]
+)
+def test_a_second_ctrl_c_leaves_at_once_and_harms_no_checkpoint(
+    command: Command, tmp_path: Path, place: tuple[str, str, int]
+) -> None:
+    child = command(*RUN, "epochs=500", prepare=partial(hang, *place))
+    child.wait_for(lambda: (tmp_path / "hanging").exists())
     child.kill(signal.SIGINT)
+    time.sleep(0.5)
+    assert child.ended() is None, "the first waits for the update or the checkpoint"
+    began = time.monotonic()
     child.kill(signal.SIGINT)
-    time.sleep(0.002)
-    child.kill(signal.SIGINT) if child.ended() is None else None
+    assert child.wait() == -signal.SIGINT
+    assert time.monotonic() - began < 5
     assert checkpoint.load_latest(tmp_path / "run/checkpoints")[0]["progress"]["step"] > 0
 
 

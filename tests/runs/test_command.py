@@ -127,7 +127,7 @@ def test_two_processes_can_not_train_in_one_folder(tmp_path: Path) -> None:
     from mobilenet_train.errors import RunError
     from mobilenet_train.runs import folder as run_folder
 
-    with run_folder.lock(tmp_path), pytest.raises(RunError, match=f"process {os.getpid()} is training in it"):
+    with run_folder.lock(tmp_path), pytest.raises(RunError, match=f"in use by process {os.getpid()}"):
         run_folder.lock(tmp_path)
     run_folder.lock(tmp_path).close()
 

@@ -9,9 +9,9 @@ from typing import IO, Any
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from mobilenet_train.machine import follow_parent
 from mobilenet_train.sweeps import local_launcher, sweep
 from mobilenet_train.sweeps.forecast import forecast
-from mobilenet_train.sweeps.processes import follow_parent
 from tests.children import Child, end_with, mnet_train
 
 TINY_SWEEP = (

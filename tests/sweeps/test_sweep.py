@@ -247,7 +247,7 @@ def test_a_live_sweep_refuses_a_second_process_and_names_the_first(run_sweep: Ru
     first.output.rename(tmp_path / "first")
     second = run_sweep(*TINY_SWEEP, *SLOW, "seed=0,1")
     assert second.wait() == 1
-    assert f"process {first.pid} is training in it" in second.text()
+    assert f"in use by process {first.pid}" in second.text()
     first.kill(signal.SIGTERM)
     first.wait()
 

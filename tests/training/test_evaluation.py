@@ -1,5 +1,7 @@
 """Evaluation: every image once, whatever the batch size."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -24,13 +26,17 @@ def test_the_score_does_not_depend_on_the_batch_size(size: int) -> None:
     assert score.top5 is None
 
 
-def test_batch_norm_is_in_evaluation_mode_and_the_mode_comes_back() -> None:
+def test_an_evaluation_is_in_evaluation_mode_and_leaves_the_model_and_the_mode_of_each_layer_alone() -> None:
     parts = build_run(configure(*TINY))
     model = parts.state.model.train()
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    evaluate(model, parts.batches.test, parts.runtime, lambda: False)
-    assert model.training
-    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
+    next(model.children()).eval()  # as a frozen part is
+    modes = [module.training for module in model.modules()]
+    before = deepcopy(model.state_dict())
+    score = evaluate(model, parts.batches.test, parts.runtime, lambda: False)
+    assert score == evaluate(deepcopy(model).eval(), parts.batches.test, parts.runtime, lambda: False)
+    assert [module.training for module in model.modules()] == modes
+    assert len(set(modes)) == 2
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_top5_counts_labels_among_the_five_largest_logits() -> None:

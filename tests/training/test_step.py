@@ -92,7 +92,7 @@ def test_clipping_limits_the_length_of_a_step() -> None:
     parts.state.optimizer = torch.optim.SGD(parts.state.model.parameters(), lr=1.0)
     train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
     after = parts.state.model.parameters()
-    moved = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True)) ** 0.5
+    moved = sum(float((a - b).detach().square().sum()) for a, b in zip(after, before, strict=True)) ** 0.5
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 

@@ -74,6 +74,7 @@ def every_option() -> dict[str, list[Option]]:
 
 OPTIONS = every_option()
 ALIASES = {key: option.alias for key, (option, *_) in OPTIONS.items() if option.alias}
+UNSAVED = tuple(key for key, (option, *_) in OPTIONS.items() if option.alias or not option.saved)
 SWEEP_KEYS = tuple(key for key, (option, *_) in OPTIONS.items() if option.sweep)
 
 

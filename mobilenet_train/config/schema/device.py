@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from mobilenet_train.config.fields import NULL, flag, one_of, whole
 
+MOST_THREADS = 1024  # far more make OpenMP hang or crash
+
 
 @dataclass
 class DeviceConfig:
@@ -11,7 +13,7 @@ class DeviceConfig:
 
     name: str = one_of("the choice", "auto", "cpu", "cuda", free=True)
     threads: int | None = whole(
-        "CPU threads; null = all cores this process may use", 1, 1024, null="null (all cores)", free=True
+        "CPU threads; null = all cores this process may use", 1, MOST_THREADS, null="null (all cores)", free=True
     )
     precision: str = one_of(
         "auto: bf16 (or fp16) on CUDA and on CPUs that have it, else fp32", *("auto", "fp32", "bf16", "fp16"), free=True

@@ -3,7 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mobilenet_train.config.fields import anything, arguments, factory, flag, is_whole, number, one_of, text, whole
+from mobilenet_train.config.fields import (
+    MOST_WIDTH,
+    anything,
+    arguments,
+    factory,
+    flag,
+    is_whole,
+    number,
+    one_of,
+    text,
+    whole,
+)
 
 
 @dataclass
@@ -17,7 +28,7 @@ class ModelConfig:
 class NetworkConfig(ModelConfig):
     """What the four MobileNets share."""
 
-    width_mult: float = number("thins every layer; channels are rounded to multiples of 8", above=0, most=32)
+    width_mult: float = number("thins every layer; channels are rounded to multiples of 8", above=0, most=MOST_WIDTH)
     dropout: float = number("share of the features dropped before the last layer", least=0, below=1)
     stride_plan: Any = anything(
         "auto: the paper's strides from 96 pixels, below that a final map of 4x4; imagenet: the paper's; N: drop N",

@@ -11,6 +11,7 @@ from mobilenet_train.config.fields import (
     YEAR,
     alias,
     anything,
+    consent,
     flag,
     is_whole,
     number,
@@ -145,6 +146,14 @@ class TrainConfig:
         "with resume and more epochs: restart begins a new schedule where the run stopped",
         *("continue", "restart"),
         free=True,
+    )
+    resume_from: str = one_of(
+        "with resume: best continues from checkpoints/best.pt, and what came after it is trained again",
+        *("last", "best"),
+        free=True,
+    )
+    trust_factory: bool = consent(
+        "with resume or run_dir: call the function that the run's own model.factory or dataset.factory names"
     )
     dry_run: bool = flag("print the plan, the cost and the estimated time, then stop", free=True)
     preview: bool = flag(
