@@ -147,4 +147,5 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:LONGEST_REASON] if str(error).strip() else type(error).__name__
+    """Short, since two of them stand in one message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:60]

@@ -29,7 +29,7 @@ def create(config: TrainConfig, words: Sequence[str]) -> tuple[Path, IO[str]]:
     """
     try:
         folder = _make(config)
-        held = lock(folder)
+        held = lock(folder, f"{_place(config)}: ")
         if others := _others(folder):  # since it was looked at first
             raise _not_ours(folder, others)
         (folder / "checkpoints").mkdir(exist_ok=True)
@@ -38,10 +38,13 @@ def create(config: TrainConfig, words: Sequence[str]) -> tuple[Path, IO[str]]:
         write_config(folder, Saved(config))
         typed.with_suffix(".yaml.tmp").replace(typed)
     except OSError as error:
-        key = "outputs" if config.run_dir is None else "run_dir"
-        value = getattr(config, key)
-        raise RunError(f"{key}={value}: the run folder cannot be made: {error.strerror} ({error.filename})") from error
+        reason = f"the run folder cannot be made: {error.strerror} ({error.filename})"
+        raise RunError(f"{_place(config)}: {reason}") from error
     return folder, held
+
+
+def _place(config: TrainConfig) -> str:
+    return f"outputs={config.outputs}" if config.run_dir is None else f"run_dir={config.run_dir}"
 
 
 def write_config(folder: Path, saved: Saved) -> None:
@@ -54,7 +57,7 @@ def _make(config: TrainConfig) -> Path:
         folder = Path(config.run_dir).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         others = _others(folder)
-        if others and not (folder / "lock").exists():  # else another start may be at work, whose lock says so
+        if others and not ("config.yaml" in others and (folder / "lock").exists()):  # another start, whose lock says so
             raise _not_ours(folder, others)
         return folder
     parent = Path(config.outputs).expanduser()
@@ -91,15 +94,15 @@ def _left_by_a_killed_start(path: Path) -> bool:
     return path.name == "lock" or path.suffix == ".tmp"
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path, said: str = "") -> IO[str]:
     """Holds the folder for this process until it ends, however it ends (the system releases the lock).
 
-    Raises RunError naming the process that trains in it.
+    Raises RunError naming the process that trains in it; a message that it cannot be written begins with `said`.
     """
     try:
         file = open(folder / "lock", "a+", opener=own)  # noqa: SIM115 (held by the caller)
     except OSError as error:
-        raise RunError(f"{error.filename} cannot be written: {error.strerror}") from error
+        raise RunError(f"{said}{error.filename} cannot be written: {error.strerror}") from error
     for _ in range(TRIES):
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

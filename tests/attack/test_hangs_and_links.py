@@ -382,9 +382,8 @@ def use_caches(images: Listing, folders: list[Path]) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make folders of others")
 def test_a_cache_folder_that_strangers_can_write_in_is_refused(images: Listing, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parent.parent.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents[: len(tmp_path.parts) - 3]):  # pytest's own are closed to others
+        folder.chmod(0o755)
     cases = [("open", NOBODY, 0o777), ("foreign", 1234, 0o777 | stat.S_ISVTX), ("shared", 0, 0o777 | stat.S_ISVTX)]
     cases += [("own", NOBODY, 0o700), ("group", 0, 0o770), ("planted", 0, 0o777 | stat.S_ISVTX)]
     for name, owner, mode in cases:

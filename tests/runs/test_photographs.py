@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from mobilenet_train import checkpoint
-from mobilenet_train.config.resume import resolve
+from mobilenet_train.config.resume import Start, resolve
+from mobilenet_train.config.saved import read_saved
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.runs import data_progress as preparation
 from mobilenet_train.runs import folder as run_folder
@@ -46,7 +47,7 @@ def run(folder: Path, root: Path, *overrides: str) -> str:
         parts = build_run(config, listener)
     describe(parts, console)
     if folder.exists():
-        parts = session.restore(parts, folder, console)
+        parts = session.resume(parts, Start(read_saved(folder), folder), folder, console)
     else:
         run_folder.create(config, [])[1].close()
     session.train(parts, folder, console, lambda: False)  # type: ignore[arg-type]

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mobilenet_train.config.resume import Start
+from mobilenet_train.config.saved import read_saved
 from mobilenet_train.config.schema import TrainConfig
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.build import build_run
-from mobilenet_train.runs.session import restore, train
+from mobilenet_train.runs.session import resume, train
 from tests.conftest import TINY, configure
 from tests.records import log_lines, points, rows, weights
 
@@ -53,7 +55,7 @@ def run(folder: Path, calls: float, *overrides: str) -> int:
     parts = build_run(config)
     console = Console(quiet=True)
     if folder.exists():
-        parts = restore(parts, folder, console)
+        parts = resume(parts, Start(read_saved(folder), folder), folder, console)
     else:
         run_folder.create(config, [])[1].close()
     return train(parts, folder, console, StopAfter(calls))  # type: ignore[arg-type]
