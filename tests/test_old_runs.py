@@ -88,6 +88,7 @@ def test_an_old_run_is_exported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(resumed)
+    monkeypatch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
     assert tool("mnet-export", run, "--to", "safetensors", "--json") == 0
     assert json.loads(capsys.readouterr().out)[1]["difference"] == 0
 
