@@ -21,10 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from tests.children import Child, mnet_train
+from tests.old_runs.make import make_images
 from tests.records import everything, log_lines, rows, weights
 
 OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.truncate", "fcntl.flock"}
@@ -64,17 +62,6 @@ class Outcome:
 def configuration(draw: random.Random) -> list[str]:
     words = [draw.choice(options) for options in CHOICES.values()]
     return [*(DIGITS if draw.random() < 0.6 else [*IMAGES, *draw.choice(HELD).split()]), *words, *COMMON]
-
-
-def make_images(folder: Path) -> None:
-    """Noise of two colours, 24 image files for training and 12 for testing."""
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 12), ("val", 6)):
-        for name, colour in {"red": (200, 60, 40), "blue": (40, 80, 200)}.items():
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = np.clip(np.array(colour) + draw.integers(-40, 41, (24, 24, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
 
 
 def die_at_operation(number: int, below: str) -> None:
