@@ -18,6 +18,17 @@ from typing import IO, Any
 from mobilenet_train.errors import RunError
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with the home directory in the place of "~" or "~user". Raises RunError if it cannot be a path."""
+    if "\0" in str(path):
+        raise RunError(f"{path} is not a path: no file's name has a NUL character")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = str(path).partition("/")[0]
+        raise RunError(f"{path}: {user} has no home directory here; give the whole path") from error
+
+
 def regular(path: str, flags: int) -> int:
     """Opens a regular file, through links too. Raises OSError for anything else, and waits for nobody."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -37,6 +48,12 @@ def own(path: str, flags: int) -> int:
         raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed here: delete it", path) from None
 
 
+def read_text(path: Path) -> str:
+    """The file's text. Raises OSError, also for what is not a regular file, or ValueError if it is not UTF-8."""
+    with open(path, encoding="utf-8", opener=regular) as file:
+        return file.read()
+
+
 def sync(path: Path) -> None:
     """Waits until a file's bytes, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -49,7 +66,7 @@ def sync(path: Path) -> None:
 def read_json(path: Path) -> Any:
     """The file's values. Raises RunError naming it if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 PORT_KEY = "mnet-train/port"
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it in its ranks, which end with it; other parents may leave first
 SECONDS_TO_MEET = 300  # torch's own patience
+RANKS_NUMERICS = 2  # how often sums over ranks came to have other last bits, from 1; 0.3.0: of statistics, in float64
 SHORT = timedelta(seconds=3)  # for a port where perhaps nobody listens any more
 
 
@@ -123,13 +124,13 @@ def _reason(error: Exception) -> str:
     return first_line.rpartition("] ")[2].partition(". ")[0]
 
 
-def agreed(ranks: Ranks, number: int) -> int:
-    """The largest `number` that any rank gives, on every rank. They wait for each other here, but not for a GPU."""
+def agreed(ranks: Ranks, *numbers: int) -> list[int]:
+    """The largest of each number that any rank gives, on every rank. They wait for each other, but not for a GPU."""
     if ranks.size == 1:
-        return number
-    value = torch.tensor(number)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return int(value)
+        return list(numbers)
+    values = torch.tensor(numbers)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values.tolist()
 
 
 def from_first(ranks: Ranks, function: Callable[[], T]) -> T:
@@ -172,19 +173,20 @@ def exchange(network: nn.Module, now: bool) -> AbstractContextManager[None]:
     return nullcontext() if now or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
 
-def average_statistics(model: nn.Module, ranks: Ranks, share: float) -> None:
-    """Makes batch-norm's running statistics the mean over ranks, weighted by each one's `share` of the images.
+def share_update(ranks: Ranks, measured: Tensor, model: nn.Module, share: float) -> Tensor:
+    """What only ranks need after an update, in one exchange: the sum of `measured` (n,) over them is returned.
 
-    As an average of averages it comes out the same however often it is taken, once an epoch or after every update.
+    Batch-norm's running statistics become the mean over ranks, weighted by each one's `share` of the images. As an
+    average of averages it comes out the same however often it is taken, once an epoch or after every update.
     """
     if ranks.size == 1:
-        return
+        return measured
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
-    if not statistics:
-        return
-    means = summed(ranks, share * torch.cat(statistics))
-    torch._foreach_copy_(statistics, list(means.split([len(value) for value in statistics])))
+    own = share * torch.cat([measured.new_empty(0), *statistics])  # in measured's type, which is wider
+    sums, *means = summed(ranks, torch.cat([measured, own])).split([len(measured), *map(len, statistics)])
+    torch._foreach_copy_(statistics, means)
+    return sums
 
 
 class SharedDropout(nn.Dropout):

@@ -1,6 +1,7 @@
 """The machine a run is on: device, precision, threads, and an allocator that keeps its memory."""
 
 import ctypes
+import os
 import platform
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from mobilenet_train.config.schema import DeviceConfig
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.kernels import bindings as kernels
-from mobilenet_train.machine import usable_cores
+from mobilenet_train.machine import cpu_flags, usable_cores
 from mobilenet_train.ranks import ALONE, Ranks
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -17,13 +18,17 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how tensors are computed; `autocast` is None for plain fp32."""
+    """Where and how tensors are computed; `autocast` is None for plain fp32.
+
+    deterministic: the same numbers give the same result to the bit every time, as on a CPU.
+    """
 
     device: torch.device
     threads: int
     autocast: torch.dtype | None
     memory_format: torch.memory_format
     ranks: Ranks = ALONE
+    deterministic: bool = True
 
     @property
     def sum_dtype(self) -> torch.dtype:
@@ -38,6 +43,13 @@ class Runtime:
     def casting(self) -> torch.autocast:
         """Within it a network computes in this precision."""
         return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+
+    def drain(self) -> None:
+        """Waits until a GPU has done all that it was given. A CPU already has."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
 
 def set_up(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> Runtime:
@@ -57,11 +69,22 @@ def set_up(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> 
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True  # batches have one shape, so the fastest algorithm is worth a search
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        # batches have one shape, so the fastest algorithm is worth a search
+        torch.backends.cudnn.benchmark = not config.deterministic
+    if device.type != "cpu":
+        make_deterministic(config.deterministic)
     kernels_apply = config.channels_last and not custom
     precision = _fastest(device, kernels_apply) if config.precision == "auto" else config.precision
-    return Runtime(device, threads, _autocast(precision, device), layout, ranks)
+    deterministic = config.deterministic or device.type == "cpu"
+    return Runtime(device, threads, _autocast(precision, device), _layout(config, device), ranks, deterministic)
+
+
+def make_deterministic(wanted: bool) -> None:
+    """Lets torch take only algorithms that repeat to the bit, or any; the first call must precede the first product."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.utils.deterministic.fill_uninitialized_memory = False  # it is never read here
+    torch.use_deterministic_algorithms(wanted)
 
 
 def keep_freed_memory() -> None:
@@ -95,6 +118,13 @@ def _device(name: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local_rank)
 
 
+def _layout(config: DeviceConfig, device: torch.device) -> torch.memory_format:
+    """channels_last if asked for, but on Apple's GPUs, where batch-norm's gradients are wrong in it (pytorch #175189)."""
+    if config.channels_last and device.type != "mps":
+        return torch.channels_last
+    return torch.contiguous_format
+
+
 def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
     if device.type != "cuda" and precision == "fp16":
         raise ConfigError("device.precision=fp16 needs a CUDA device; use device.precision=fp32")
@@ -108,24 +138,32 @@ def _autocast(precision: str, device: torch.device) -> torch.dtype | None:
 
 def _fastest(device: torch.device, kernels_apply: bool) -> str:
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)  # a T4 or V100 emulates it, slowly
+        return "bf16" if native else "fp16"
     return "bf16" if kernels_apply and has_bf16(device) else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
     """Whether it is a CPU that multiplies in bf16 itself, and the compiled kernels are there for all else."""
-    instructions = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return device.type == "cpu" and instructions and kernels.library(torch.bfloat16) is not None
+    return device.type == "cpu" and "avx512_bf16" in cpu_flags() and kernels.library(torch.bfloat16) is not None
 
 
 def environment(runtime: Runtime) -> dict[str, str | int]:
-    """What has to be the same for a resumed run to be bit-identical to an uninterrupted one."""
-    compiled = ", compiled kernels" if kernels.library() else ""
-    cpu = f"cpu {torch.backends.cpu.get_cpu_capability()}{compiled}"
+    """What the last bits of a result depend on."""
     return {
         "torch": str(torch.__version__),
-        "device": torch.cuda.get_device_name() if runtime.device.type == "cuda" else cpu,
+        "device": device_name(runtime.device),
         "threads": runtime.threads,
         "ranks": runtime.ranks.size,
         "precision": runtime.precision,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's model, or what a CPU's arithmetic depends on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple GPU, {platform.platform()}"
+    compiled = ", compiled kernels" if kernels.library() else ""
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}{compiled}"

@@ -1,4 +1,4 @@
-"""Compiles mobilenet_train/kernels/kernels.c while the package is built; pip runs it through hatchling.
+"""Compiles the C of mobilenet_train/kernels while the package is built; pip runs it through hatchling.
 
 Without a C compiler the package is built all the same and trains with PyTorch's own kernels, more slowly on a CPU.
 """
@@ -9,12 +9,13 @@ import shlex
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FLAGS = ("-O3", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+FLAGS = ("-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512")
 X86 = {  # a library for each kind of CPU that torch distinguishes, and one for maps in bfloat16
     "avx512": AVX512,
@@ -31,10 +32,9 @@ class KernelsBuildHook(BuildHookInterface):
         folder = Path(self.root, "mobilenet_train", "kernels")
         for old in folder.glob("kernels_*.so"):
             old.unlink()
-        targets = {"any": ()} | (X86 if platform.machine() in ("x86_64", "AMD64") else {})
         try:
-            for name, flags in targets.items():
-                compile_library(folder / "kernels.c", folder / f"kernels_{name}.so", flags)
+            for name, flags in targets(platform.machine()).items():
+                compile_library(folder, folder / f"kernels_{name}.so", flags)
         except (OSError, subprocess.CalledProcessError) as error:
             reason = getattr(error, "stderr", None) or error
             self.app.display_warning(f"the CPU kernels were not compiled, training will be slower: {reason}")
@@ -44,13 +44,19 @@ class KernelsBuildHook(BuildHookInterface):
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 
 
-def compile_library(source: Path, target: Path, flags: tuple[str, ...]) -> None:
+def targets(machine: str) -> dict[str, tuple[str, ...]]:
+    """The libraries for a kind of processor, as platform.machine() names it: name -> the compiler's flags."""
+    return {"any": ()} | (X86 if machine in ("x86_64", "AMD64") else {})
+
+
+def compile_library(sources: Path, target: Path, flags: Sequence[str]) -> None:
     """Linked without an OpenMP library: torch brings one, and two would keep two sets of threads."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
     with tempfile.TemporaryDirectory() as folder:
-        object_file = Path(folder, "kernels.o")
-        run([*compiler, *FLAGS, *flags, "-c", str(source), "-o", str(object_file)])
-        run([*compiler, "-shared", str(object_file), "-o", str(target)])
+        objects = {Path(folder, f"{source.stem}.o"): source for source in sorted(sources.glob("*.c"))}
+        for object_file, source in objects.items():
+            run([*compiler, *FLAGS, *flags, "-c", str(source), "-o", str(object_file)])
+        run([*compiler, "-shared", *map(str, objects), "-o", str(target)])
 
 
 def run(command: list[str]) -> None:

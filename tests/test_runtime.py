@@ -1,6 +1,7 @@
 """Which device and how many threads a rank gets."""
 
 import argparse
+import os
 
 import pytest
 import torch
@@ -13,12 +14,12 @@ from mobilenet_train.ranks import ALONE, Ranks, ranks_from_environment
 from tests.conftest import TINY, configure
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, apple: bool = False) -> None:
-    """Lets torch see so many CUDA devices, or Apple's."""
+def machine(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, apple: bool = False, bf16: bool = True) -> None:
+    """Lets torch see so many CUDA devices, which multiply in bf16 or emulate it, or Apple's."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or bf16)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
 
 
@@ -32,17 +33,45 @@ def test_auto_takes_cuda_before_apples_gpu_before_the_cpu(monkeypatch: pytest.Mo
     machine(monkeypatch, apple=True)
     found = set_up(ALONE, "device=auto")
     assert (found.device.type, found.precision, found.sum_dtype) == ("mps", "fp32", torch.float32)
+    assert found.memory_format == torch.contiguous_format, "batch-norm's gradients are wrong there in channels_last"
     assert set_up(Ranks(1, 2, 1, 2), "device=auto").device.type == "cpu", "ranks cannot share Apple's GPU"
     machine(monkeypatch)
     found = set_up(ALONE, "device=auto")
     assert (found.device.type, found.sum_dtype) == ("cpu", torch.float64)
 
 
+def test_a_gpu_that_emulates_bf16_takes_fp16_with_a_scaler(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, gpus=1, bf16=False)
+    assert torch.cuda.is_bf16_supported(including_emulation=True)
+    found = set_up(ALONE, "device=auto")
+    assert (found.precision, found.casting().fast_dtype) == ("fp16", torch.float16)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_takes_only_algorithms_that_repeat(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, gpus=1)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        assert set_up(ALONE, "device=cuda", f"device.deterministic={wanted}").deterministic == wanted
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert torch.backends.cudnn.benchmark != wanted
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if wanted else None)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def test_a_cpu_always_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+    assert set_up(ALONE, "device=cpu").deterministic
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 @pytest.mark.parametrize(("instructions", "compiled", "chosen"), [(1, 1, "bf16"), (0, 1, "fp32"), (1, 0, "fp32")])
 def test_auto_takes_bf16_on_a_cpu_that_has_it(
     monkeypatch: pytest.MonkeyPatch, instructions: int, compiled: int, chosen: str
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": bool(instructions)})
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: {"avx2", "avx512_bf16"} if instructions else {"avx2"})
     monkeypatch.setattr(kernels, "library", lambda _: compiled or None)
     assert set_up(ALONE, "device=cpu").precision == chosen
     assert set_up(ALONE, "device=cpu", "device.precision=fp32").precision == "fp32"
@@ -56,11 +85,11 @@ def test_auto_takes_bf16_on_a_cpu_that_has_it(
 
 def test_tools_take_the_precision_of_the_run_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(runtime, "cpu_flags", set)
     arguments = argparse.Namespace(device="auto", threads=None)
     config = configure(*TINY, "device=cuda", "device.precision=bf16", "device.sync_batch_norm=true")
     assert runtime_of(arguments, config, threads=1).precision == "fp32"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: {"avx512_bf16"})
     monkeypatch.setattr(kernels, "library", lambda _: True)
     assert runtime_of(arguments, config, threads=1).precision == "bf16"
     config.device.precision = "fp32"

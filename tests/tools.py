@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mobilenet_train import checkpoint
-from mobilenet_train.cli import bench, evaluate, export, info, plan, predict, report
+from mobilenet_train.cli import bench, cache, evaluate, export, info, plan, predict, report
 
 MAINS = {  # those that take a run
     "mnet-eval": evaluate.main,
@@ -18,7 +18,7 @@ MAINS = {  # those that take a run
     "mnet-info": info.main,
     "mnet-export": export.main,
 }
-WITHOUT_RUN = {"mnet-bench": bench.main, "mnet-plan": plan.main, "mnet-report": report.main}
+WITHOUT_RUN = {"mnet-bench": bench.main, "mnet-plan": plan.main, "mnet-report": report.main, "mnet-cache": cache.main}
 
 
 @pytest.fixture

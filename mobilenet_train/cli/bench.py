@@ -4,21 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mobilenet_train.cli.tool import (
-    Parser,
-    class_count,
-    image_count,
-    list_of,
-    list_of_numbers,
-    main_of,
-    new_parser,
-    new_table,
-    pixel_count,
-    positive,
-    print_json,
-    thread_counts,
-    width_multiplier,
-)
+from mobilenet_train.cli import tool
 from mobilenet_train.console import plain
 from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes
 
@@ -41,25 +27,29 @@ EXAMPLES = """\
 
 def main() -> NoReturn:
     """The console script."""
-    main_of(parser(), run)
+    tool.main_of(parser(), run)
 
 
-def parser() -> Parser:
+def parser() -> tool.Parser:
     about = "Times networks on this machine: every combination of what is given, taking turns."
-    made = new_parser("mnet-bench", about, EXAMPLES)
-    made.add_argument("--model", type=list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four")
-    widths, pixels, images = map(list_of_numbers, (width_multiplier, pixel_count, image_count))
+    made = tool.new_parser("mnet-bench", about, EXAMPLES)
+    made.add_argument(
+        "--model", type=tool.list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four"
+    )
+    widths, pixels, images = map(tool.list_of_numbers, (tool.width_multiplier, tool.pixel_count, tool.image_count))
     made.add_argument("--width", type=widths, default=[1.0], metavar="LIST", help="width multipliers; default: 1")
     made.add_argument("--resolution", type=pixels, default=[224], metavar="LIST", help="pixels; default: 224")
     made.add_argument("--batch", type=images, default=[1], metavar="LIST", help="images at once; default: 1")
-    made.add_argument("--threads", type=thread_counts, default=[1], metavar="LIST", help="on the CPU; default: 1")
+    made.add_argument("--threads", type=tool.thread_counts, default=[1], metavar="LIST", help="on the CPU; default: 1")
     runtimes = "eager (PyTorch), onnx, onnx-int8 (onnxruntime), train (a whole training step); default: eager"
-    made.add_argument("--runtime", type=list_of(RUNTIMES), default=["eager"], metavar="NAMES", help=runtimes)
-    made.add_argument("--classes", type=class_count, default=1000, metavar="N", help="default: 1000")
+    made.add_argument("--runtime", type=tool.list_of(RUNTIMES), default=["eager"], metavar="NAMES", help=runtimes)
+    made.add_argument("--classes", type=tool.class_count, default=1000, metavar="N", help="default: 1000")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch computes; default: cpu")
-    made.add_argument("--seconds", type=positive, default=2.0, metavar="S", help="of each; default: 2")
-    made.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
-    made.add_argument("--compare", nargs=2, type=Path, metavar="CSV", help="measures nothing: compares two tables")
+    made.add_argument("--seconds", type=tool.positive, default=2.0, metavar="S", help="of each; default: 2")
+    made.add_argument("--csv", type=tool.new_file, metavar="FILE", help="write the table there too")
+    made.add_argument(
+        "--compare", nargs=2, type=tool.file_path, metavar="CSV", help="measures nothing: compares two tables"
+    )
     return made
 
 
@@ -83,12 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with memory_advice("lower --batch, --resolution or --width"):
         rows = new_bench(arguments.classes, arguments.device, training_step).run(settings, arguments.seconds)
-    if arguments.csv:
-        write_csv(rows, arguments.csv)
     if arguments.json:
-        print_json([as_dict(row) for row in rows])
+        tool.print_json([as_dict(row) for row in rows])
     else:
         print_rows(rows)
+    if arguments.csv:
+        write_csv(rows, arguments.csv)
     return 0
 
 
@@ -104,7 +94,7 @@ def print_rows(rows: "list[Row]") -> None:
 
     title = f"latency and throughput\n{rows[0].machine}"
     numbers = ("width", "pixels", "batch", "threads", "median ms", "p95 ms", "images/s")
-    table = new_table(title, ("network", "runtime"), numbers)
+    table = tool.new_table(title, ("network", "runtime"), numbers)
     for row in rows:
         t = row.timing
         table.add_row(
@@ -127,7 +117,7 @@ def show_changes(arguments: argparse.Namespace) -> int:
     before, after = (read_csv(path) for path in arguments.compare)
     changes = compare(before, after)
     if arguments.json:
-        print_json([{**asdict(change), "ratio": change.ratio} for change in changes])
+        tool.print_json([{**asdict(change), "ratio": change.ratio} for change in changes])
         return 0
     console = Console()
     console.print(change_table(changes, *arguments.compare))
@@ -143,7 +133,7 @@ def change_table(changes: "list[Change]", before: Path, after: Path) -> "Table":
     """Medians of both, their ratio, and a word where it is more than CHANGED."""
     title = f"{before} -> {after}: {len(changes)} settings that both have"
     numbers = ("width", "pixels", "batch", "threads", "before ms", "after ms", "change")
-    table = new_table(title, ("network", "runtime"), (*numbers, ""))
+    table = tool.new_table(title, ("network", "runtime"), (*numbers, ""))
     for change in changes:
         ratio = change.ratio
         verdict = "slower" if ratio > CHANGED else "faster" if ratio < 1 / CHANGED else ""

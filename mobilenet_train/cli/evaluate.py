@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mobilenet_train.cli.tool import (
     Parser,
     add_run_arguments,
+    file_path,
     main_of,
     new_parser,
     new_table,
@@ -68,12 +69,14 @@ def parser() -> Parser:
     about = "Evaluates a trained run on its test images and verifies the accuracy that it logged."
     made = new_parser("mnet-eval", about, EXAMPLES)
     add_run_arguments(made)
-    made.add_argument("--data", metavar="DIR", help="where the run's data set lies now (dataset.root)")
+    made.add_argument("--data", type=file_path, metavar="DIR", help="where the run's data set lies now (dataset.root)")
     made.add_argument("--flip", action="store_true", help="also average each image with its mirror image")
     made.add_argument(
         "--resolutions", type=resolution_list, metavar="P,P,...", help="also at these resolutions, in pixels"
     )
-    made.add_argument("--out", metavar="DIR", help="where figures and reports go; default: RUN/evaluation")
+    made.add_argument(
+        "--out", type=file_path, metavar="DIR", help="where figures and reports go; default: RUN/evaluation"
+    )
     return made
 
 
@@ -98,17 +101,16 @@ def run(arguments: argparse.Namespace) -> int:
         verify,
     )
     from mobilenet_train.inference.loading import load_run
-    from mobilenet_train.runtime import environment
 
     trained = load_run(arguments.run, trust_factory=arguments.trust_factory)
     report_warning("mnet-eval", trained)
     runtime = runtime_of(arguments, trained.config, trained.checkpoint.threads)
     dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
-    folder = Path(arguments.out).expanduser() if arguments.out else trained.folder / "evaluation"
+    folder = arguments.out or trained.folder / "evaluation"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     evaluated = list(evaluate_run(trained, dataset, runtime, arguments.flip))
-    verdict = verify(trained, dataset, evaluated, environment(runtime))
+    verdict = verify(trained, dataset, evaluated, runtime)
     points = list(resolution_curve(trained, dataset, runtime, arguments.resolutions)) if arguments.resolutions else []
     report = classification_report(evaluated[0], trained.class_names)
     found = Found(trained, dataset, evaluated, verdict, points, report)

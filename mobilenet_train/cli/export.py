@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mobilenet_train.cli.tool import (
     Parser,
     add_trust_argument,
+    file_path,
     list_of,
     main_of,
     new_parser,
@@ -42,7 +43,7 @@ def main() -> NoReturn:
 def parser() -> Parser:
     about = "Writes a trained network for other runtimes and checks each file there on the whole test set."
     made = new_parser("mnet-export", about, EXAMPLES)
-    made.add_argument("run", metavar="RUN", help="a run folder, or one checkpoint file")
+    made.add_argument("run", type=file_path, metavar="RUN", help="a run folder, or one checkpoint file")
     choices = f"one or several of: {', '.join(FORMATS)}; default: onnx"
     made.add_argument("--to", type=formats, default=["onnx"], metavar="FORMATS", help=choices)
     made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")
@@ -52,8 +53,8 @@ def parser() -> Parser:
         "fine-tune for int8 on the run's training images first, for so many epochs (quantisation-aware); default: 0"
     )
     made.add_argument("--qat-epochs", type=epochs, default=0, metavar="N", help=tuning)
-    made.add_argument("--data", metavar="DIR", help="where the run's data set lies now (dataset.root)")
-    made.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export")
+    made.add_argument("--data", type=file_path, metavar="DIR", help="where the run's data set lies now (dataset.root)")
+    made.add_argument("--out", type=file_path, metavar="DIR", help="default: RUN/export")
     add_trust_argument(made)
     return made
 
@@ -94,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
     report_warning("mnet-export", trained)
     dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
-    folder = arguments.out.expanduser() if arguments.out else trained.folder / "export"
+    folder = arguments.out or trained.folder / "export"
     source = Source(trained, dataset, arguments.qat_epochs, log)
     rows = export(source, arguments.to, folder, arguments.max_drop)
     if arguments.json:

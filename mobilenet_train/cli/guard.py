@@ -11,8 +11,11 @@ from mobilenet_train.ranks import ALONE, ranks_from_environment, reports
 def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-train") -> int:
     """Runs a command; an error for people becomes one message and an exit code, unless tracebacks are wanted.
 
-    Of several ranks only one reports, with its number.
+    Of several ranks only one reports, with its number. On Windows nothing is run: it has neither the file locks of
+    run folders nor the forked processes that prepare images.
     """
+    if sys.platform == "win32":
+        return failed(program, "Windows is not supported: use Linux, which Windows runs as WSL, or macOS", exit_code=1)
     if tracebacks:
         return command()
     try:

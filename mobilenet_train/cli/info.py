@@ -11,6 +11,7 @@ from mobilenet_train.cli.tool import (
     main_of,
     new_parser,
     new_table,
+    not_empty,
     print_json,
     whole_number,
     width_multiplier,
@@ -38,7 +39,9 @@ def main() -> NoReturn:
 
 def parser() -> Parser:
     made = new_parser("mnet-info", "Shows where a network's parameters and multiply-adds are.", EXAMPLES)
-    made.add_argument("network", metavar="MODEL|RUN", help="v1, v2, v3_large, v3_small, a run folder or a checkpoint")
+    made.add_argument(
+        "network", type=not_empty, metavar="MODEL|RUN", help="v1, v2, v3_large, v3_small, a run folder or a checkpoint"
+    )
     made.add_argument("--width", type=width_multiplier, help="width multiplier; default: 1")
     made.add_argument("--resolution", type=whole_number, metavar="PIXELS", help="default: 224, or the run's own")
     made.add_argument("--classes", type=class_count, metavar="N", help="default: 1000")

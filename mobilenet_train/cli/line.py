@@ -51,9 +51,9 @@ def read_line(arguments: Sequence[str]) -> Line:
             shown = value if equals else left.pop(0) if left and left[0] in INFO else "all"
             options.append(f"{name}={_one_of(name, shown, INFO)}")
         elif name in WITH_VALUE:
-            if not equals and not left:
-                raise ConfigError(f"{typed} needs a value: mnet-train --help and --hydra-help say which")
-            shown = value if equals else left.pop(0)
+            shown = value if equals else left.pop(0) if left else ""
+            if not shown:
+                raise ConfigError(f"{typed} is empty and needs a value: mnet-train --help and --hydra-help say which")
             options.append(f"{name}={_one_of(name, shown, CFG) if name == '--cfg' else shown}")
         else:
             raise ConfigError(_unknown(typed, value if equals else left[0] if left else ""))

@@ -2,22 +2,9 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mobilenet_train.cli.tool import (
-    Parser,
-    class_count,
-    list_of,
-    list_of_numbers,
-    main_of,
-    new_parser,
-    new_table,
-    pixel_count,
-    positive,
-    print_json,
-    thread_count,
-)
+from mobilenet_train.cli import tool
 from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes
 from mobilenet_train.errors import RunError
 
@@ -37,28 +24,34 @@ EXAMPLES = """\
 
 def main() -> NoReturn:
     """The console script."""
-    main_of(parser(), run)
+    tool.main_of(parser(), run)
 
 
-def parser() -> Parser:
+def parser() -> tool.Parser:
     about = (
         "Chooses a network, width and resolution for a latency budget (batch 1): some are measured on this machine, "
         "the others predicted from those; accuracy is what was published for ImageNet."
     )
-    made = new_parser("mnet-plan", about, EXAMPLES)
-    made.add_argument("--budget-ms", type=positive, required=True, metavar="MS", help="the most one image may take")
-    made.add_argument("--model", type=list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four")
+    made = tool.new_parser("mnet-plan", about, EXAMPLES)
+    made.add_argument(
+        "--budget-ms", type=tool.positive, required=True, metavar="MS", help="the most one image may take"
+    )
+    made.add_argument(
+        "--model", type=tool.list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four"
+    )
     pixels = "pixels; default: 96,128,160,192,224. With a single one, networks are ranked by what they reach at 224"
-    made.add_argument("--resolution", type=list_of_numbers(pixel_count), metavar="LIST", help=pixels)
-    made.add_argument("--classes", type=class_count, default=1000, metavar="N", help="default: 1000")
+    made.add_argument("--resolution", type=tool.list_of_numbers(tool.pixel_count), metavar="LIST", help=pixels)
+    made.add_argument("--classes", type=tool.class_count, default=1000, metavar="N", help="default: 1000")
     accuracy = "the least published top-1; default: any"
-    made.add_argument("--min-accuracy", type=positive, default=0.0, metavar="PERCENT", help=accuracy)
+    made.add_argument("--min-accuracy", type=tool.positive, default=0.0, metavar="PERCENT", help=accuracy)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    made.add_argument("--threads", type=thread_count, default=1, metavar="N", help="on the CPU; default: 1")
+    made.add_argument("--threads", type=tool.thread_count, default=1, metavar="N", help="on the CPU; default: 1")
     runtimes = RUNTIMES[:-1]
     made.add_argument("--runtime", choices=runtimes, default="eager", help="default: eager (PyTorch)")
-    made.add_argument("--seconds", type=positive, default=0.5, metavar="S", help="of each measurement; default: 0.5")
-    made.add_argument("--picture", type=Path, metavar="FILE", help="draw accuracy over latency there (PNG)")
+    made.add_argument(
+        "--seconds", type=tool.positive, default=0.5, metavar="S", help="of each measurement; default: 0.5"
+    )
+    made.add_argument("--picture", type=tool.new_file, metavar="FILE", help="draw accuracy over latency there (PNG)")
     made.add_argument("--all", action="store_true", help="list every candidate, not the Pareto front alone")
     return made
 
@@ -81,12 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
     found = candidates(arguments.model, arguments.resolution or RESOLUTIONS, arguments.classes)
     known, error = with_latency(found, measure)
     known, choice = choose(known, arguments.budget_ms, arguments.min_accuracy, measure)
-    if arguments.picture:
-        draw(known, arguments.budget_ms, arguments.picture)
     if arguments.json:
-        print_json(as_json(known, error, choice))
+        tool.print_json(as_json(known, error, choice))
     else:
         print_plan(known, error, arguments)
+    if arguments.picture:
+        draw(known, arguments.budget_ms, arguments.picture)
     if choice is None:
         raise RunError(nothing_fits(known, arguments))
     if not arguments.json:
@@ -146,7 +139,7 @@ def candidate_table(title: str, rows: "list[Candidate]") -> "Table":
     """One line for each candidate; a predicted latency has a ~ before it."""
     published = "top-1 (ImageNet) and Pixel 1 (ms on that phone) are published numbers"
     numbers = ("width", "pixels", "parameters", "MAdds (M)", "ms here", "top-1", "Pixel 1")
-    table = new_table(f"{title}; {published}", ("network",), numbers)
+    table = tool.new_table(f"{title}; {published}", ("network",), numbers)
     for c in rows:
         phone = c.published.pixel1_ms if c.published else None
         table.add_row(

@@ -13,6 +13,7 @@ from mobilenet_train.cli.tool import (
     main_of,
     new_parser,
     new_table,
+    not_empty,
     report_warning,
     runtime_of,
     whole_number,
@@ -39,7 +40,9 @@ def parser() -> Parser:
     about = "Classifies images: the likeliest classes and their probabilities."
     made = new_parser("mnet-predict", about, EXAMPLES)
     add_run_arguments(made)
-    made.add_argument("images", metavar="IMAGE|FOLDER|GLOB|-", nargs="+", help="- reads one image from stdin")
+    made.add_argument(
+        "images", type=not_empty, metavar="IMAGE|FOLDER|GLOB|-", nargs="+", help="- reads one image from stdin"
+    )
     made.add_argument("--csv", action="store_true", help="print CSV, one line an image (--json: JSON lines)")
     made.add_argument("--top", type=whole_number, default=5, metavar="K", help="how many classes; default: 5")
     made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")

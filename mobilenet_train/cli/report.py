@@ -1,16 +1,19 @@
-"""`mnet-report`: makes a sweep's table and figure again, merges sweeps, compares two runs."""
+"""`mnet-report`: makes a sweep's table and figure again, merges or compares sweeps, compares two runs."""
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from mobilenet_train.cli.tool import Parser, main_of, new_parser, new_table, print_json
+from mobilenet_train.cli.tool import Parser, file_path, main_of, new_parser, new_table, print_json
 from mobilenet_train.console import add_rows
+from mobilenet_train.errors import ConfigError
 
 EXAMPLES = """\
   mnet-report outputs/SWEEP                     its table; sweep.csv, sweep.md and pareto.png are made again
   mnet-report outputs/A outputs/B --output DIR  one table of both, written to DIR
+  mnet-report outputs/A outputs/B --paired      what B gains over A, seed by seed, and whether it is chance
   mnet-report diff outputs/A/RUN outputs/B/RUN  what differs in configuration and results
 """
 DIFF_EXAMPLES = """\
@@ -28,27 +31,34 @@ def main() -> NoReturn:
 def parser() -> Parser:
     about = "Makes a sweep's table and figure again, or merges several sweeps into one table."
     made = new_parser("mnet-report", about, EXAMPLES)
-    made.add_argument("sweeps", nargs="+", type=Path, metavar="SWEEP", help="a sweep's folder")
+    made.add_argument("sweeps", nargs="+", type=file_path, metavar="SWEEP", help="a sweep's folder")
     output = "write the files here; default: into the sweep's folder, nowhere for several"
-    made.add_argument("--output", type=Path, metavar="DIR", help=output)
+    paired = "compare two sweeps over the same seeds: difference, 95 %% interval and p-value; writes nothing"
+    made.add_argument("--paired", action="store_true", help=paired)
+    made.add_argument("--output", type=file_path, metavar="DIR", help=output)
     return made
 
 
 def diff_parser() -> Parser:
     made = new_parser("mnet-report diff", "Shows what differs between two runs.", DIFF_EXAMPLES)
-    made.add_argument("a", type=Path, metavar="RUN", help="a run's folder")
-    made.add_argument("b", type=Path, metavar="RUN", help="another's")
+    made.add_argument("a", type=file_path, metavar="RUN", help="a run's folder")
+    made.add_argument("b", type=file_path, metavar="RUN", help="another's")
     return made
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Prints the table of one or several sweeps and writes its files; several need a folder to write them to."""
+    """Prints the table of one or several sweeps and writes its files; several need a folder to write them to.
+
+    With --paired, prints the comparison of two instead. Raises ConfigError if they are not two.
+    """
     from rich.console import Console
 
     from mobilenet_train.sweeps.report import as_values, show, write_to
     from mobilenet_train.sweeps.rows import read_rows
 
-    folders = [folder.resolve() for folder in arguments.sweeps]
+    folders = [folder.resolve() if folder.is_dir() else folder for folder in arguments.sweeps]
+    if arguments.paired:
+        return show_paired(folders, arguments.json, arguments.output)
     if arguments.json:
         print_json(as_values(read_rows(folders)))
     else:
@@ -56,6 +66,25 @@ def report(arguments: argparse.Namespace) -> int:
     target = arguments.output or (folders[0] if len(folders) == 1 else None)
     if target is not None:
         write_to(target, folders)
+    return 0
+
+
+def show_paired(folders: list[Path], as_json: bool, output: Path | None) -> int:
+    """Prints what the second sweep gains over the first."""
+    from rich.console import Console
+
+    from mobilenet_train.sweeps.paired import compare
+
+    if len(folders) != 2 or output is not None:
+        raise ConfigError(f"--paired compares two sweeps and writes nothing; these are {len(folders)}")
+    found = compare(*folders)
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return 0
+    title = f"A: {folders[0]}\nB: {folders[1]}\ntop-1 in percent; p: Student's paired t-test, two-sided"
+    table = new_table(title, ("", "measured on", "seeds"), ("A", "B", "B - A", "p"))
+    add_rows(table, (one.cells for one in found))
+    Console().print(table)
     return 0
 
 

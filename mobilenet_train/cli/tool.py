@@ -6,13 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilenet_train import __version__
 from mobilenet_train.cli.guard import guarded
 from mobilenet_train.config.fields import IMAGES, MANY, MOST_PIXELS, MOST_WIDTH
 from mobilenet_train.console import plain, printable, title_of
-from mobilenet_train.errors import ConfigError
+from mobilenet_train.disk import expanded, regular
+from mobilenet_train.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +47,7 @@ def new_parser(program: str, about: str, examples: str) -> Parser:
 
 def add_run_arguments(parser: Parser) -> None:
     """RUN and what every command that runs a trained network takes."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, or one checkpoint file")
+    parser.add_argument("run", type=file_path, metavar="RUN", help="a run folder, or one checkpoint file")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is a device"
     )
@@ -67,6 +69,34 @@ def whole_number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def not_empty(text: str) -> str:
+    """What may be a path or something else, for argparse."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def file_path(text: str) -> Path:
+    """A file or folder, for argparse."""
+    try:
+        return expanded(not_empty(text))
+    except RunError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def new_file(text: str) -> Path:
+    """A file to write, for argparse: what is in its way is known before its contents are measured."""
+    found = file_path(text)
+    try:
+        if found.exists() or found.is_symlink():
+            os.close(regular(str(found), os.O_WRONLY))
+        elif not found.parent.is_dir() or not os.access(found.parent, os.W_OK):
+            raise OSError(f"{found.parent} is not a folder that can be written in")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{found} cannot be written: {error.strerror or error}") from error
+    return found.resolve()
 
 
 def thread_count(text: str) -> int:

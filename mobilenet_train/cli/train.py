@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,13 @@ def main() -> None:
 
 def compose_and_run(tracebacks: bool) -> int:
     """Lets Hydra compose (once, or for each job of `-m`) and runs what came out. Returns the exit code."""
-    import hydra
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
     from mobilenet_train.cli.line import read_line
     from mobilenet_train.config.compose import register
     from mobilenet_train.config.explain import explain
-    from mobilenet_train.config.overrides import check_line
+    from mobilenet_train.config.overrides import as_typed, check_line
     from mobilenet_train.config.resume import choices_of_run
 
     line = read_line(sys.argv[1:])
@@ -52,7 +53,7 @@ def compose_and_run(tracebacks: bool) -> int:
         from mobilenet_train.runs.start import run_composed
 
         codes.append(1)
-        words = [word for word in job_overrides() if word not in choices]
+        words = [word for word in as_typed(HydraConfig.get()) if word not in choices]
         codes[-1] = guarded(lambda: run_composed(composed, words), tracebacks)
         if in_sweep():  # run by an engine that is not ours, perhaps on another machine
             report_job(composed, codes[-1])
@@ -60,7 +61,7 @@ def compose_and_run(tracebacks: bool) -> int:
     typed, sys.argv = sys.argv, [sys.argv[0], *line.arguments(choices)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, instead of exiting with 1 whatever happened
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run)()
+        call_hydra(run)
     except UserError:
         raise
     except Exception as error:
@@ -72,6 +73,20 @@ def compose_and_run(tracebacks: bool) -> int:
         if not tracebacks:
             del os.environ["HYDRA_FULL_ERROR"]
     return max(codes, default=0)
+
+
+def call_hydra(run: Callable[["DictConfig"], None]) -> None:
+    """Lets Hydra read sys.argv, compose from conf/ and call `run`.
+
+    Python 3.14 checks each option's help when it is declared and takes only text. Hydra's help of --shell-completion
+    is an object that becomes text when it is shown, so the check is left out.
+    """
+    from argparse import ArgumentParser
+
+    import hydra
+
+    ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run)()
 
 
 def register_sweeps(tracebacks: bool) -> None:
@@ -101,16 +116,6 @@ def report_job(composed: "DictConfig", code: int) -> None:
     report.write(Path(composed.run_dir).parent)
     if code != 0:
         raise RunError(f"job {Path(composed.run_dir).name} ended with {code}")
-
-
-def job_overrides() -> list[str]:
-    """What was typed for this job, word for word."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    assert isinstance(words, list)
-    return words
 
 
 def _config_dir(arguments: list[str]) -> Path | None:

@@ -74,11 +74,10 @@ def typed_values(values: DictConfig) -> DictConfig:
 
 def to_config(composed: DictConfig) -> TrainConfig:
     """A composed configuration as dataclasses. Raises ConfigError as `refuse_unknown`, and for missing values."""
-    composed = with_present_names(composed)
     for key, value in refuse_unknown(composed):
         if value == MISSING:
             raise ConfigError(f"{key} has no value: give one on the command line, {key}=...")
-    config = OmegaConf.to_object(composed)
+    config = OmegaConf.to_object(with_present_names(composed))
     assert isinstance(config, TrainConfig)
     return config
 

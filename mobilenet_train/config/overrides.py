@@ -8,6 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from mobilenet_train.config.fields import FLAG
 from mobilenet_train.config.schema import ALIASES, OPTIONS, SCHEMAS
@@ -30,6 +31,13 @@ def parsed(words: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(words))
     except UNREADABLE as error:
         raise ConfigError(unreadable(next(word for word in words if not _is_readable(word)))) from error
+
+
+def as_typed(hydra: Any) -> list[str]:
+    """The words that Hydra composed, letter for letter: OmegaConf would take a `${...}` in them for its own."""
+    words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return words
 
 
 def unreadable(word: str) -> str:
@@ -92,6 +100,8 @@ def check_line(words: Sequence[str]) -> None:
             names = f", one of: {', '.join(SCHEMAS[key])}" if key in SCHEMAS else ""
             raise ConfigError(f"{override.input_line} is not allowed: {key} takes the name of a choice{names}")
         for name, path in _plain_values(key, value):
+            if path == "" and name in OPTIONS and OPTIONS[name][0].rule is None:
+                raise ConfigError(f"{name}= is not allowed: it is empty; give a name or a path")
             if isinstance(path, str) and path.startswith("~") and not _has_home(path):
                 raise ConfigError(f"{name}={path} is not allowed: there is no user {path.partition('/')[0][1:]!r}")
         if key.partition(".")[0].partition("/")[0] != "hydra":

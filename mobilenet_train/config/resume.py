@@ -12,6 +12,7 @@ from mobilenet_train.config.overrides import parsed, typed_keys
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import Saved, read_saved, read_words
 from mobilenet_train.config.schema import SCHEMAS, CustomDatasetConfig, CustomModelConfig, TrainConfig, is_free
+from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError, UserError
 
 LENGTHS = ("epochs", "max_updates")  # a run may be made longer where that does not change the updates already done
@@ -36,7 +37,7 @@ def choices_of_run(arguments: Sequence[str]) -> list[str]:
     """
     words = [word for word in arguments if word.startswith("resume=")]
     try:
-        folder = Path(str(parsed(words)[-1].value())).expanduser() if words else None
+        folder = expanded(str(parsed(words)[-1].value())) if words else None
         saved = read_saved(folder).config if folder else None
     except (UserError, TypeError):  # said later, when the rest of the command line has been looked at
         return []
@@ -51,20 +52,19 @@ def resolve(composed: DictConfig, words: Sequence[str]) -> Start:
     a folder that has a run, what was typed now and when it was started is compared.
     Raises RunError if there is no run in the folder, ConfigError for a change that would alter the result.
     """
+    refuse_unknown(composed)
     if composed.resume is not None and composed.run_dir is not None:
         raise ConfigError(f"resume={composed.resume} and run_dir={composed.run_dir} both name a run folder; give one")
     if composed.resume is not None:
-        composed = with_present_names(composed)
-        refuse_unknown(composed)
-        folder = Path(composed.resume).expanduser()
+        folder = expanded(composed.resume)
         keys = [key for key in typed_keys(words) if key != "resume"]
-        return _continued(folder, composed, keys)
+        return _continued(f"resume={composed.resume}", folder, with_present_names(composed), keys)
     config = checked_config(composed, words)
-    run_dir = Path(config.run_dir).expanduser() if config.run_dir is not None else None
+    run_dir = expanded(config.run_dir) if config.run_dir is not None else None
     if run_dir is None or not (run_dir / "config.yaml").exists():
         return Start(Saved(config))
     typed = OmegaConf.create({**values_of(config), "trust_factory": config.trust_factory})
-    return _continued(run_dir, typed, _comparable(words, read_words(run_dir), config))
+    return _continued(f"run_dir={config.run_dir}", run_dir, typed, _comparable(words, read_words(run_dir), config))
 
 
 def _comparable(now: Sequence[str], then: Sequence[str], config: TrainConfig) -> list[str]:
@@ -82,8 +82,12 @@ def _comparable(now: Sequence[str], then: Sequence[str], config: TrainConfig) ->
     ] + [key for key, value in values_of(config).items() if not isinstance(value, dict)]
 
 
-def _continued(folder: Path, typed: DictConfig, keys: Collection[str]) -> Start:
-    saved = merge(read_saved(folder), typed, keys)
+def _continued(given: str, folder: Path, typed: DictConfig, keys: Collection[str]) -> Start:
+    try:
+        there = read_saved(folder)
+    except UserError as error:
+        raise type(error)(f"{given}: {error}") from error
+    saved = merge(there, typed, keys)
     _refuse_unnamed_factory(saved.config, typed, folder)
     return Start(saved, folder)
 

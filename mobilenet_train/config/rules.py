@@ -11,6 +11,8 @@ from mobilenet_train.config.schema import (
     SCHEMAS,
     SWEEP_KEYS,
     CustomModelConfig,
+    DigitsConfig,
+    FolderConfig,
     ImageFilesConfig,
     NetworkConfig,
     SgdConfig,
@@ -69,6 +71,8 @@ def _conflicts(c: TrainConfig) -> Iterator[Conflict]:
     yield "progressive.start", start, start is None or start <= d.resolution, within
     once = c.augment.resized_crop is None or c.augment.crop_padding == 0
     yield "augment.crop_padding", c.augment.crop_padding, once, "augment.resized_crop cuts already; give one of the two"
+    exact = c.device.compile is None or not c.device.deterministic
+    yield "device.compile", c.device.compile, exact, "null with device.deterministic=true: it chooses code by its speed"
     if isinstance(d, ImageFilesConfig):
         larger = f"null or pixels, from dataset.resolution={d.resolution} to 4096"
         yield "dataset.store_size", d.store_size, d.store_size is None or d.store_size >= d.resolution, larger
@@ -125,6 +129,8 @@ def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
     decay = config.optim.schedule.decay
     periodic = decay in ("step", "exponential")
     operations = config.augment.operations
+    data = config.dataset
+    drawn = data.fraction < 1 or data.max_per_class is not None or data.val_fraction > 0
     used_by = {
         "optim.schedule.every_epochs": (periodic, f"optim.schedule.decay={decay}; it belongs to step and exponential"),
         "optim.schedule.factor": (periodic, f"optim.schedule.decay={decay}; it belongs to step and exponential"),
@@ -139,6 +145,10 @@ def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
         "progressive.full_from": (
             config.progressive.start is not None,
             "progressive.start=null; give the resolution at first",
+        ),
+        "dataset.split_seed": (
+            drawn or isinstance(data, DigitsConfig | FolderConfig),
+            f"dataset={data.name}, all of it; it belongs to dataset.fraction, max_per_class and val_fraction",
         ),
     }
     for key in typed:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mobilenet_train.config.compose import compose_values
 from mobilenet_train.config.fields import MISSING, is_whole
 from mobilenet_train.config.overrides import parsed
 from mobilenet_train.config.schema import ALIASES, SCHEMAS, TrainConfig, is_free
-from mobilenet_train.disk import with_checksum
+from mobilenet_train.disk import read_text, with_checksum
 from mobilenet_train.errors import ConfigError, RunError
 
 FORMAT = (
@@ -38,6 +39,13 @@ class Introduced:
         return self.value(values) if callable(self.value) else self.value
 
 
+def _split_seed(values: DictConfig) -> int:
+    """The run's own seed, which drew this before; 0 where nothing was drawn."""
+    data = {"fraction": 1, "max_per_class": None, "val_fraction": 0, **values.dataset}
+    drawn = data["fraction"] < 1 or data["max_per_class"] is not None or data["val_fraction"] > 0
+    return int(values.get("seed", 0)) if drawn or data["name"] in ("digits", "folder", "imagenet_subset") else 0
+
+
 # A key that is not listed gets its default of today: there it changes nothing, or every run has it. A sweep's hash
 # leaves out a listed key that has its value here, so that a new key does not make finished jobs new ones.
 INTRODUCED: dict[str, Introduced] = {
@@ -55,12 +63,15 @@ INTRODUCED: dict[str, Introduced] = {
     "budget": Introduced("0.1.0", None),
     "dataset.crop_ratio": Introduced("0.1.0", lambda values: 0.875 if "cache" in values.dataset else 1.0),
     "device.compile": Introduced("0.1.0", None),
+    "device.deterministic": Introduced("0.2.0", False),
     "device.sync_batch_norm": Introduced("0.1.0", False),
     "eval.resolution": Introduced("0.1.0", None),
     "model.weights": Introduced("0.1.0", None),
     "model.freeze": Introduced("0.1.0", "none"),
     "model.padding": Introduced("0.1.0", "symmetric"),
     "optim.backbone_lr": Introduced("0.1.0", 1.0),
+    "model.wide_head": Introduced("0.2.0", lambda values: values.model.get("width_mult", 1) > 1),
+    "dataset.split_seed": Introduced("0.2.0", _split_seed),
     "preview": Introduced("0.1.0", False),
     "resume_from": Introduced("0.2.0", "last"),
     "progressive.start": Introduced("0.1.0", None),
@@ -104,7 +115,7 @@ def read_saved(folder: Path) -> Saved:
     """RUN/config.yaml. Raises RunError if it is not there or not readable, ConfigError for what is wrong in it."""
     path = folder / "config.yaml"
     try:
-        values = OmegaConf.load(path)
+        values = OmegaConf.load(StringIO(read_text(path)))
     except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
         raise RunError(f"{folder} is not a run: {path} cannot be read ({_reason(error)})") from error
     if not isinstance(values, DictConfig):
@@ -126,7 +137,7 @@ def read_words(folder: Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        words = OmegaConf.to_container(OmegaConf.load(path))
+        words = OmegaConf.to_container(OmegaConf.load(StringIO(read_text(path))))
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError("it is not a list of words")
         parsed(words)

@@ -74,9 +74,8 @@ def centre(images: Tensor, ratio: float) -> Tensor:
 
 
 def mirror(images: Tensor, mask: Tensor) -> Tensor:
-    """Flips the images (B, H, W, C) where `mask` (B,) is set, left to right. Changes `images`."""
-    images[mask] = images[mask].flip(2)
-    return images
+    """The images (B, H, W, C), left to right where `mask` (B,) is set."""
+    return torch.where(mask[:, None, None, None], images.flip(2), images)
 
 
 def cut_out(images: Tensor, centres: Tensor, side: int, colour: Tensor) -> Tensor:

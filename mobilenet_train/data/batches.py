@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.config.schema import AugmentConfig, TrainConfig
-from mobilenet_train.data import augment, policies
+from mobilenet_train.data import augment, operations, policies
 from mobilenet_train.data.balance import balanced_order
 from mobilenet_train.data.images import Dataset, Preprocessing, Split
 from mobilenet_train.ranks import ALONE, Ranks
@@ -57,45 +57,54 @@ class TrainBatches:
     def epoch(self, epoch: int, start: int = 0, resolution: Callable[[], int] | None = None) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; each depends on (seed, epoch, its samples) only.
 
-        `resolution`, asked before each batch, takes the place of the usual one.
+        `resolution`, asked before each batch, takes the place of the usual one. All that is drawn goes to a GPU before
+        the first batch; making a batch then neither copies anything there nor waits for it.
         """
-        policy = self.policy
-        draws = augment.draw(len(self.labels), self.seed, epoch, policy.crop_padding, policy.flip)
-        draws = draws.to(self.labels.device)
-        chances = policies.draw(len(self.labels), self.seed, epoch, policy).to(self.labels.device)
-        if policy.cutout:
-            holes = augment.draw_cutout(len(self.labels), self.seed, epoch, *self.size).to(self.labels.device)
-        order = draws.order
-        if self.balanced:
-            order = balanced_order(self.labels.cpu(), self.seed, epoch).to(self.labels.device)
+        policy, device, count = self.policy, self.labels.device, len(self.labels)
+        draws = augment.draw(count, self.seed, epoch, policy.crop_padding, policy.flip)
+        chances = policies.draw(count, self.seed, epoch, policy)
+        order = balanced_order(self.labels.cpu(), self.seed, epoch) if self.balanced else draws.order
         mixes = chances.mix is not None
         rows = slice(None) if mixes else self.rows  # partners come from anywhere in the global batch
-        batches = [samples[rows] for samples in order.split(self.batch_size)[start : len(self)]]
-        for samples, images in zip(batches, self._windows(batches, draws), strict=True):
+        batches = order[: len(self) * self.batch_size].view(len(self), self.batch_size)[start:, rows]
+        grouped = policies.grouped(chances, batches)
+        draws, chances, grouped = draws.to(device), chances.to(device), grouped and grouped.to(device)
+        if policy.cutout:
+            holes = augment.draw_cutout(count, self.seed, epoch, *self.size).to(device)
+        for number, (samples, images) in enumerate(self._windows(batches, draws)):
             if policy.flip:
                 images = augment.mirror(images, draws.flip[samples])
             if policy.cutout:
                 images = augment.cut_out(images, holes[samples], policy.cutout, self.prepare.mean_colour)
             side = resolution() if resolution else self.resolution
-            inputs, targets = self._finish(images, self.labels[samples], chances.of(samples), side)
+            groups = grouped and grouped[number]
+            inputs, targets = self._finish(images, self.labels[samples], chances.of(samples), groups, side)
             yield (inputs[self.rows], targets[self.rows]) if mixes else (inputs, targets)
 
-    def _windows(self, batches: Sequence[Tensor], draws: augment.Draws) -> Iterator[Tensor]:
-        """The window (B, H, W, C) that was drawn for each image of each batch."""
+    def _windows(self, batches: Tensor, draws: augment.Draws) -> Iterator[tuple[Tensor, Tensor]]:
+        """The samples (B,) of each of `batches` (batches, B), on the device, and their windows (B, H, W, C)."""
         padding = self.policy.crop_padding
         if self.padded is not None:
-            for samples in batches:
-                yield augment.crop(self.padded, samples, draws.top[samples], draws.left[samples], padding)
+            for samples in batches.to(self.padded.device):
+                yield samples, augment.crop(self.padded, samples, draws.top[samples], draws.left[samples], padding)
             return
-        for samples, images in zip(batches, self.split.batches(batches), strict=True):
+        images_of_batches = self.split.batches(batches.unbind())
+        for samples, images in zip(batches.to(self.labels.device), images_of_batches, strict=True):
             numbers = torch.arange(len(samples), device=images.device)
             padded = augment.pad(images, padding)
-            yield augment.crop(padded, numbers, draws.top[samples], draws.left[samples], padding)
+            yield samples, augment.crop(padded, numbers, draws.top[samples], draws.left[samples], padding)
 
-    def _finish(self, images: Tensor, labels: Tensor, chances: policies.Chances, resolution: int) -> Batch:
+    def _finish(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        chances: policies.Chances,
+        grouped: operations.Grouped | None,
+        resolution: int,
+    ) -> Batch:
         """Cropped uint8 images (B, H, W, 3) and their chances -> what the network sees, and its targets."""
         if chances.moves_pixels:
-            planes = policies.transform(images, chances, resolution, self.policy.operations)
+            planes = policies.transform(images, chances, grouped, resolution, self.policy.operations)
             inputs = self.prepare.normalise(planes)
         else:
             inputs = self.prepare(images, resolution)
@@ -128,15 +137,21 @@ class EvalBatches:
         return -(-len(self.split) // self.batch_size)
 
     @property
-    def shares(self) -> list[Tensor]:
+    def shares(self) -> list[range]:
         """The numbers of this rank's images in each batch."""
-        batches = torch.arange(len(self.split)).split(self.batch_size)
+        images = range(len(self.split))
+        batches = (images[first : first + self.batch_size] for first in images[:: self.batch_size])
         return [numbers[self.ranks.rows(len(numbers))] for numbers in batches]
 
     def __iter__(self) -> Iterator[Batch]:
-        shares = self.shares
-        for numbers, images in zip(shares, self.split.batches(shares), strict=True):
-            yield self.prepare(augment.centre(images, self.crop_ratio)), self.split.labels[numbers]
+        shares, stored = self.shares, self.split.images
+        if isinstance(stored, Tensor):  # by slices, which need nothing of the device
+            found = (stored[numbers.start : numbers.stop] for numbers in shares)
+        else:
+            found = self.split.batches([torch.tensor(numbers, dtype=torch.int64) for numbers in shares])
+        for numbers, images in zip(shares, found, strict=True):
+            labels = self.split.labels[numbers.start : numbers.stop]
+            yield self.prepare(augment.centre(images, self.crop_ratio)), labels
 
 
 class Preprocessor:

@@ -32,7 +32,7 @@ from mobilenet_train.data.checksums import CHUNK, Checksums, checksum
 from mobilenet_train.data.decode import decode
 from mobilenet_train.data.listing import BadImageError, Listing
 from mobilenet_train.data.trusted import check_folder, check_found
-from mobilenet_train.disk import own, sync, verified, with_checksum, write_text
+from mobilenet_train.disk import own, read_text, sync, verified, with_checksum, write_text
 from mobilenet_train.errors import RunError
 
 FORMAT = 1
@@ -157,6 +157,8 @@ def _make(home: Path, listing: Listing, size: int, keep_images: bool, workers: i
     if not (partial / "index.json").exists():
         with open(partial / "journal", "a+b", opener=own) as journal:
             done = _read_journal(journal)
+            if journal.seek(0, os.SEEK_END) == 0:
+                _note(journal, {"root": str(listing.root), "count": len(listing)})
             _announce(partial, listing, size if keep_images else 0, len(done), listener)
             _fill(partial, journal, done, listing, size, keep_images, workers, listener)
     (partial / "journal").unlink(missing_ok=True)
@@ -186,7 +188,7 @@ def _announce(partial: Path, listing: Listing, size: int, done: int, listener: L
 def _fill(
     partial: Path,
     journal: Any,
-    done: dict[int, dict[str, Any]],
+    done: "dict[int, Chunk]",
     listing: Listing,
     size: int,
     keep_images: bool,
@@ -198,24 +200,28 @@ def _fill(
     digests = _mapped(partial / "digests.u8", len(listing) * DIGEST_BYTES)
     task = Task(listing, size, images, digests)
     missing = [number for number in range(task.chunks) if number not in done]
-    bad = {int(row): reason for line in done.values() for row, reason in line["bad"].items()}
-    sums = {number: line["crc"] for number, line in done.items()}
+    bad = {row: reason for chunk in done.values() for row, reason in chunk.bad.items()}
+    sums = {number: chunk.crc for number, chunk in done.items()}
     for number, chunk in run(task, missing, workers, listener):
         task.flush(number)
         bad.update(chunk.bad)
         sums[number] = chunk.crc
         reasons = {str(row): reason for row, reason in chunk.bad.items()}
-        line = with_checksum({"chunk": number, "crc": chunk.crc, "bad": reasons})
-        journal.write(json.dumps(line).encode() + b"\n")
-        journal.flush()
-    index = {**settings(size), "count": len(listing), "bad": {str(row): bad[row] for row in sorted(bad)}}
+        _note(journal, {"chunk": number, "crc": chunk.crc, "bad": reasons})
+    about = {**settings(size), "root": str(listing.root), "count": len(listing)}
+    index = {**about, "bad": {str(row): bad[row] for row in sorted(bad)}}
     index["images"] = "".join(f"{sums[number]:08x}" for number in range(task.chunks))
     for mapping in filter(None, (images, digests)):
         mapping.flush()
     write_text(partial / "index.json", json.dumps(with_checksum(index, bytes(digests)), indent=1))
 
 
-def _read_journal(journal: Any) -> dict[int, dict[str, Any]]:
+def _note(journal: Any, values: dict[str, Any]) -> None:
+    journal.write(json.dumps(with_checksum(values)).encode() + b"\n")
+    journal.flush()
+
+
+def _read_journal(journal: Any) -> "dict[int, Chunk]":
     """The lines of the journal by chunk; a last line that a kill tore off is cut away.
 
     A chunk whose line is damaged, or of 0.1.0 and so without a checksum, is prepared again.
@@ -226,9 +232,10 @@ def _read_journal(journal: Any) -> dict[int, dict[str, Any]]:
     journal.truncate(len(whole))
     lines = {}
     for text in whole.splitlines():
-        with suppress(ValueError, LookupError, TypeError):
+        with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
             line = verified(json.loads(text))
-            lines[line["chunk"]] = {"crc": line["crc"], "bad": dict(line["bad"])}
+            bad = {int(row): str(reason) for row, reason in line["bad"].items()}
+            lines[line["chunk"]] = Chunk(int(line["crc"]), bad)
     return lines
 
 
@@ -240,21 +247,33 @@ def _mapped(path: Path, length: int) -> mmap.mmap:
         return mmap.mmap(file.fileno(), length)
 
 
+def _kept(path: Path) -> np.memmap:
+    """The bytes of a file, mapped. `mnet-cache remove` leaves it alone as long as they are."""
+    with open(path, "rb", opener=own) as file:
+        with suppress(OSError):  # some file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_SH)  # held by the map, which has the file open too
+        return np.memmap(file, np.uint8, "r")
+
+
 def _opened(home: Path, count: int, size: int, keep_images: bool) -> CachedImages:
     """Raises RunError if a file of the folder is missing or damaged."""
     check_found(home)
     file, checksums = home / "pictures.u8", None
     try:
-        index = json.loads((home / "index.json").read_text())
+        index = json.loads(read_text(home / "index.json"))
         digests = np.fromfile(home / "digests.u8", np.uint8).reshape(count, DIGEST_BYTES)
-        images = np.memmap(file, np.uint8, "r").reshape(count, size, size, 3) if keep_images else None
+        images = _kept(file).reshape(count, size, size, 3) if keep_images else None
         bad = {int(row): str(reason) for row, reason in verified(index, digests.tobytes())["bad"].items()}
+        if not all(0 <= row < count for row in bad):
+            raise ValueError("an image that there is not")
         if images is not None and "images" in index:
             checksums = Checksums.of(file, images, index["images"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
             f"{home} is damaged (index.json, or a file beside it: {error}): delete that folder, it will be made again"
         ) from error
+    with suppress(OSError):  # a cache that others share
+        os.utime(home)  # when it was used last
     return CachedImages(images, digests, bad, checksums)
 
 

@@ -22,7 +22,9 @@ class Checksums:
 
     @classmethod
     def of(cls, file: Path, images: np.ndarray, written: str) -> "Checksums":
-        """`written` has eight hexadecimal digits for each chunk."""
+        """`written` has eight hexadecimal digits for each chunk. Raises ValueError if it has not."""
+        if len(written) != 8 * -(-len(images) // CHUNK):
+            raise ValueError("its checksums are not those of so many images")
         return cls(file, images, [int(written[start : start + 8], 16) for start in range(0, len(written), 8)])
 
     def __init__(self, file: Path, images: np.ndarray, sums: Sequence[int]) -> None:

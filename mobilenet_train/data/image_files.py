@@ -1,7 +1,6 @@
 """A data set of image files: chosen, prepared, the bad ones reported, and put into splits."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from mobilenet_train.data.listing import Listing, list_tree
 from mobilenet_train.data.shards import find_shards, list_shards
 from mobilenet_train.data.stored import MappedImages, StreamedImages, Streaming
 from mobilenet_train.data.synsets import imagenet_words, readable
-from mobilenet_train.disk import write_text
+from mobilenet_train.disk import expanded, read_text, write_text
 from mobilenet_train.errors import RunError
 from mobilenet_train.machine import usable_cores
 
@@ -44,12 +43,12 @@ class Loaded:
     fingerprint: str
 
 
-def load_image_files(config: ImageFilesConfig, found: Found, seed: int, listener: Listener) -> Loaded:
+def load_image_files(config: ImageFilesConfig, found: Found, listener: Listener) -> Loaded:
     """Takes the shares asked for of what was found, prepares those files, and leaves out or refuses bad ones.
 
     Raises RunError if something cannot be read, StoppedError if asked to stop.
     """
-    chosen = _chosen(found, config, seed)
+    chosen = chosen_rows(found, config)
     listing, labels, test = found.listing.take(chosen.numpy()), found.labels[chosen], found.test[chosen]
     size = config.store_size or round(config.resolution / config.crop_ratio)
     prepared, streamed = _prepare(config, listing, size, listener)
@@ -67,12 +66,12 @@ def load_image_files(config: ImageFilesConfig, found: Found, seed: int, listener
     return Loaded(train, held, found.class_names, f"{contents} {cache.settings(size)}")
 
 
-def find_folder(config: FolderConfig, seed: int, listener: Listener) -> Found:
+def find_folder(config: FolderConfig, listener: Listener) -> Found:
     """Lists `dataset.root`, and splits it if it is one tree. Raises RunError if it is not a folder of classes."""
     groups = _groups(config.classes)
     wanted = [folder for folders in groups.values() for folder in folders] if groups else None
     by_word = {word: synset for synset, word in imagenet_words().items()}
-    tree = list_tree(Path(config.root).expanduser(), wanted, by_word)
+    tree = list_tree(expanded(config.root), wanted, by_word)
     if tree.others:
         listener.report(f"{tree.others:,} files in dataset.root are not images by their names and are ignored", "note")
     labels, names = torch.from_numpy(tree.labels), readable(tree.folders)
@@ -81,7 +80,7 @@ def find_folder(config: FolderConfig, seed: int, listener: Listener) -> Found:
         labels, names = torch.tensor(group_of)[labels], list(groups)
     test = torch.from_numpy(tree.test)
     if not tree.split:
-        test[stratified_sample(labels, seed, config.test_fraction)] = True
+        test[stratified_sample(labels, config.split_seed, config.test_fraction)] = True
         _check_some_left(config, labels, test, names)
     return Found(tree.listing, labels, test, names)
 
@@ -98,11 +97,10 @@ def _check_some_left(config: FolderConfig, labels: Tensor, test: Tensor, names: 
         )
 
 
-def find_webdataset(config: WebDatasetConfig, seed: int, listener: Listener) -> Found:
+def find_webdataset(config: WebDatasetConfig, listener: Listener) -> Found:
     """Lists the shards of both splits. Raises RunError if they cannot be read or the names do not fit the classes."""
-    del seed  # the split is that of the shards
     train, test = find_shards("dataset.train", config.train), find_shards("dataset.test", config.test)
-    listing, labels = list_shards([*train, *test], Path(config.cache_dir).expanduser())
+    listing, labels = list_shards([*train, *test], expanded(config.cache_dir))
     listing, labels = _with_possible_labels(config, listing, labels, listener)
     classes = int(labels.max(initial=-1)) + 1
     names = _names(config.class_names, classes)
@@ -131,7 +129,10 @@ def _with_possible_labels(
 
 def _names(file: str | None, classes: int) -> list[str]:
     if file is not None:
-        return Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+        try:
+            return read_text(expanded(file)).splitlines()
+        except (OSError, ValueError) as error:
+            raise RunError(f"dataset.class_names={file} cannot be read: {error}") from error
     words = list(imagenet_words().values())
     return words if classes == len(words) else [str(number) for number in range(classes)]
 
@@ -141,20 +142,20 @@ def _groups(classes: Any) -> dict[str, list[str]]:
     return dict(classes) if isinstance(classes, dict) else {name: [name] for name in classes or ()}
 
 
-def _chosen(found: Found, config: ImageFilesConfig, seed: int) -> Tensor:
+def chosen_rows(found: Found, config: ImageFilesConfig) -> Tensor:
     """The rows (sorted) that `fraction` and `max_per_class` leave; only these are ever opened."""
     train, test = (~found.test).nonzero()[:, 0], found.test.nonzero()[:, 0]
     for what, rows in (("training", train), ("test", test)):
         if len(rows) == 0:
             raise RunError(f"there are no {what} images in {found.listing.root}")
-    train = train[stratified_sample(found.labels[train], seed, config.fraction, config.max_per_class)]
-    test = test[stratified_sample(found.labels[test], seed, max_per_class=config.max_per_class)]
+    train = train[stratified_sample(found.labels[train], config.split_seed, config.fraction, config.max_per_class)]
+    test = test[stratified_sample(found.labels[test], config.split_seed, max_per_class=config.max_per_class)]
     return torch.cat([train, test]).sort().values
 
 
 def _prepare(config: ImageFilesConfig, listing: Listing, size: int, listener: Listener) -> tuple[CachedImages, bool]:
     """The prepared images, held as `dataset.cache` asks, and whether they are to be streamed."""
-    folder, workers = Path(config.cache_dir).expanduser(), _workers(config)
+    folder, workers = expanded(config.cache_dir), _workers(config)
     if config.cache == "memory":
         return cache.in_memory(listing, size, workers, listener), False
     if config.cache in ("auto", "disk"):
@@ -175,7 +176,7 @@ def _judge(config: ImageFilesConfig, listing: Listing, size: int, bad: dict[int,
     """Raises RunError about bad image files, or warns of them. A file lists all of them with their reasons."""
     if not bad:
         return
-    report = Path(config.cache_dir).expanduser() / f"{cache.key_of(listing, size, False)}.bad.txt"
+    report = expanded(config.cache_dir) / f"{cache.key_of(listing, size, False)}.bad.txt"
     lines = [f"{printable(listing.root / listing.path(row))} {printable(reason)}" for row, reason in bad.items()]
     try:
         report.parent.mkdir(parents=True, exist_ok=True)

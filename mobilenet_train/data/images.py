@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mobilenet_train.data.stored import StoredImages
+from mobilenet_train.data.stored import MappedImages, StoredImages, in_advance
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.seeding import SPLIT, generator
 
@@ -43,10 +44,12 @@ class Split:
         """The images (B, H, W, 3) of each batch of indices, in order, on the device of the labels."""
         if isinstance(self.images, Tensor):
             return (self.images[batch] for batch in batches)
-        stored = self.images.batches([batch.cpu() for batch in batches])
-        device = self.labels.device
-        pinned = (images.pin_memory() if device.type == "cuda" else images for images in stored)
-        return (images.to(device, non_blocking=True) for images in pinned)
+        device, stored = self.labels.device, self.images.batches([batch.cpu() for batch in batches])
+        if device.type == "cuda":  # copies from pinned memory wait for nothing
+            stored = map(Tensor.pin_memory, stored)
+            if isinstance(self.images, MappedImages):
+                stored = in_advance(stored, partial(torch.cuda.set_device, device))
+        return (images.to(device, non_blocking=True) for images in stored)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Colour jitter and the operations of TrivialAugment and RandAugment on batches, each sample with its own strength."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,10 @@ from mobilenet_train.config.schema import AugmentConfig
 
 SPATIAL = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 COLOURS = ("brightness", "contrast", "saturation")  # in the order of `jitter`'s factors
-KINDS = ("identity", *SPATIAL, *COLOURS, "sharpness", "posterize", "solarize", "autocontrast", "equalize")
+SINGLE = ("sharpness", "posterize", "solarize", "autocontrast", "equalize")
+KINDS = ("identity", *SPATIAL, *COLOURS, *SINGLE)
+GROUPS = {"spatial": SPATIAL, "colours": COLOURS, **{name: (name,) for name in SINGLE}}  # computed together
+UNCHANGED = len(GROUPS)  # the group of `identity`
 
 # What strength 1 means: shear as a slope, translation as a share of the side, rotation in degrees, colours and
 # sharpness as a factor's distance from 1, posterize as bits taken away.
@@ -31,7 +36,7 @@ def jitter(planes: Tensor, factors: Tensor) -> Tensor:
     [0, 255] once, at the end.
     """
     brightness, contrast, saturation = factors.unbind(1)
-    grey = torch.tensor(GREY, device=planes.device)
+    grey = torch.stack([planes.new_full((), weight) for weight in GREY])  # made there: a copy would wait for a GPU
     mean = planes.mean((2, 3)) @ grey
     keep = torch.eye(3, device=planes.device) * saturation[:, None, None]
     matrix = (keep + (1 - saturation)[:, None, None] * grey) * (brightness * contrast)[:, None, None]
@@ -53,13 +58,33 @@ def draw(samples: int, policy: AugmentConfig, chances: torch.Generator) -> Tenso
     return torch.stack([kind, sign * level / (LEVELS - 1)], dim=2)
 
 
-def apply(planes: Tensor, kinds: Tensor, strengths: Tensor, space: dict[str, float]) -> Tensor:
+@dataclass(frozen=True)
+class Grouped:
+    """Which images of a batch get an operation of which group, sorted on the CPU: asking a GPU would wait for it."""
+
+    order: Tensor  # int64 (..., B): the images of the batch, by group
+    sizes: Any  # of each group, nested lists (..., groups)
+
+    @classmethod
+    def of(cls, kinds: Tensor) -> "Grouped":
+        """Of kinds (..., B) on the CPU."""
+        numbers = {name: number for number, names in enumerate(GROUPS.values()) for name in names}
+        group = torch.tensor([numbers.get(name, UNCHANGED) for name in KINDS])[kinds.long()]
+        return cls(group.argsort(stable=True), F.one_hot(group, UNCHANGED + 1).sum(-2).tolist())
+
+    def to(self, device: torch.device) -> "Grouped":
+        """The same on `device`."""
+        return Grouped(self.order.to(device), self.sizes)
+
+    def __getitem__(self, number: int) -> "Grouped":
+        """Of one batch out of several, or of one operation after the other."""
+        return Grouped(self.order[number], self.sizes[number])
+
+
+def apply(planes: Tensor, kinds: Tensor, strengths: Tensor, grouped: Grouped, space: dict[str, float]) -> Tensor:
     """One operation on every image of (B, 3, H, W), values in 0..255; `kinds` and `strengths` are (B,)."""
     result = planes.round()
-    groups = {"spatial": SPATIAL, "colours": COLOURS, **{name: (name,) for name in KINDS[9:]}}
-    for group, names in groups.items():
-        numbers = torch.tensor([KINDS.index(name) for name in names], device=kinds.device)
-        chosen = torch.isin(kinds, numbers).nonzero().squeeze(1)
+    for group, chosen in zip(GROUPS, grouped.order.split(grouped.sizes)[:UNCHANGED], strict=True):
         if len(chosen) > 0:
             changed = _change(group, result[chosen], kinds[chosen], strengths[chosen], space)
             result[chosen] = changed.clamp(0, 255).round()

@@ -82,7 +82,7 @@ def _draw_mix(samples: int, seed: int, epoch: int, policy: AugmentConfig) -> Ten
     patch = np.full(samples, not policy.mixup) if not (policy.mixup and policy.cutmix) else places[:, 0] < 0.5
     alpha = np.where(patch, policy.cutmix, policy.mixup)
     kept = chances.beta(alpha, alpha)
-    return torch.from_numpy(np.column_stack([kept, patch, places[:, 1:]])).float()
+    return torch.from_numpy(np.column_stack([kept, patch, places[:, 1:]]).astype(np.float32))
 
 
 def _rectangles(chances: Tensor, area: tuple[float, float], aspects: tuple[float, float]) -> Tensor:
@@ -97,7 +97,14 @@ def _rectangles(chances: Tensor, area: tuple[float, float], aspects: tuple[float
     return torch.stack([chances[:, 2] * (1 - height), chances[:, 3] * (1 - width), height, width], dim=1)
 
 
-def transform(images: Tensor, chances: Chances, resolution: int, space: str) -> Tensor:
+def grouped(chances: Chances, batches: Tensor) -> operations.Grouped | None:
+    """The operations of each batch of `batches` (batches, B), by batch and number of the operation, on the CPU."""
+    return None if chances.operation is None else operations.Grouped.of(chances.operation[batches, :, 0].mT)
+
+
+def transform(
+    images: Tensor, chances: Chances, grouped: operations.Grouped | None, resolution: int, space: str
+) -> Tensor:
     """uint8 (B, H, W, 3) -> planes (B, 3, resolution, resolution): resized crop, operations, colours, in this order.
 
     `space` is augment.operations.
@@ -106,9 +113,9 @@ def transform(images: Tensor, chances: Chances, resolution: int, space: str) -> 
         planes = resize(to_planes(images), resolution)
     else:  # reads the images as they lie and writes planes
         planes = resized_crop(images.permute(0, 3, 1, 2).float(), chances.box, resolution)
-    if chances.operation is not None:
-        for kinds, strengths in chances.operation.permute(1, 2, 0):
-            planes = operations.apply(planes, kinds, strengths, operations.SPACES[space])
+    if chances.operation is not None and grouped is not None:
+        for number, (kinds, strengths) in enumerate(chances.operation.permute(1, 2, 0)):
+            planes = operations.apply(planes, kinds, strengths, grouped[number], operations.SPACES[space])
     return planes if chances.colour is None else operations.jitter(planes, chances.colour)
 
 
@@ -125,8 +132,20 @@ def resized_crop(planes: Tensor, boxes: Tensor, resolution: int) -> Tensor:
     top, left, height, width = boxes.unbind(1)
     centres = (torch.arange(resolution, device=planes.device) + 0.5) / resolution
     across, down = left[:, None] + centres * width[:, None], top[:, None] + centres * height[:, None]
+    return (sample if planes.device.type == "cpu" else sample_within)(planes, across, down)
+
+
+def sample(planes: Tensor, across: Tensor, down: Tensor, padding: str = "border") -> Tensor:
+    """The colours of (B, 3, H, W) at places (B, R) in shares of the sides -> (B, 3, R, R), bilinear."""
     grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=3) * 2 - 1
-    return F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(planes, grid, padding_mode=padding, align_corners=False)
+
+
+def sample_within(planes: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """The same to rounding, without the padding `border`, which Apple's GPUs have not had until lately."""
+    half_row, half_column = 0.5 / planes.shape[2], 0.5 / planes.shape[3]
+    across, down = across.clamp(half_column, 1 - half_column), down.clamp(half_row, 1 - half_row)
+    return sample(planes, across, down, "zeros")
 
 
 def normalise(planes: Tensor, mean: Tensor, std: Tensor, layout: torch.memory_format) -> Tensor:

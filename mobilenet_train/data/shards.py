@@ -7,14 +7,17 @@ Reading members by their offset, and not the tar as a stream, is what keeps a ru
 import hashlib
 import os
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 import numpy as np
 
 from mobilenet_train.data.listing import SUFFIXES, Listing
 from mobilenet_train.data.trusted import check_folder, check_found
-from mobilenet_train.disk import own, replacing
+from mobilenet_train.disk import expanded, own, regular, replacing
 from mobilenet_train.errors import RunError
 
 LONGEST_LABEL = 64  # bytes of a .cls that are read
@@ -23,8 +26,7 @@ LARGEST_LABEL = 2**62  # what an index can hold; far more classes than there are
 
 def find_shards(key: str, pattern: str) -> list[Path]:
     """The tar files that a path with `*` and `?` matches, sorted. Raises RunError naming `key` if there are none."""
-    path = Path(pattern).expanduser().absolute()
-    found = sorted(path.parent.glob(path.name))
+    found = sorted(map(Path, glob(str(expanded(pattern).absolute()), include_hidden=True)))  # noqa: PTH207 (absolute)
     if not found:
         raise RunError(f"{key}={pattern} matches no file; give a path such as /data/imagenet-train-*.tar")
     return found
@@ -62,19 +64,33 @@ def _index(shard: Path, folder: Path) -> dict[str, np.ndarray]:
         if not known.exists():
             folder.mkdir(parents=True, exist_ok=True)
             check_folder(folder)
+            members = _read_members(shard)
             with replacing(known) as temporary, open(temporary, "wb", opener=own) as file:
-                np.savez(file, allow_pickle=False, **_read_members(shard))
+                np.savez(file, allow_pickle=False, **members)
         check_found(known)
-        with np.load(known) as saved:
-            return dict(saved)
+        return _read_index(known)
+    except OSError as error:
+        raise RunError(f"{error.filename} cannot be used for {shard} or its index: {error.strerror}") from error
     except tarfile.TarError as error:
         raise RunError(f"{shard} is not a plain tar ({error}); a compressed one has to be unpacked first") from error
+
+
+def _read_index(path: Path) -> dict[str, np.ndarray]:
+    """Raises RunError if the file is damaged."""
+    try:
+        with open(path, "rb", opener=own) as file, np.load(file) as saved:
+            columns = {name: saved[name] for name in ("names", "offset", "size", "labels")}
+        if {column.shape for column in columns.values()} != {(len(columns["names"]),)}:
+            raise ValueError("its columns differ in length")
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(f"{path} is damaged ({error}): delete it, it will be made again") from error
+    return columns
 
 
 def _read_members(shard: Path) -> dict[str, np.ndarray]:
     images: dict[bytes, tuple[bytes, int, int]] = {}
     labels: dict[bytes, int] = {}
-    with tarfile.open(shard, "r:") as tar:
+    with open(shard, "rb", opener=regular) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             name = os.fsencode(member.name)
             folder, _, base = name.rpartition(b"/")

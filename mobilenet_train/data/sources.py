@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.cifar10 import CLASSES as CIFAR10_CLASSES
 from mobilenet_train.data.cifar10 import FINGERPRINT as CIFAR10_FINGERPRINT
 from mobilenet_train.data.cifar10 import read_cifar10
-from mobilenet_train.data.image_files import Found, Loaded, find_folder, find_webdataset, load_image_files
+from mobilenet_train.data.image_files import Found, Loaded, chosen_rows, find_folder, find_webdataset, load_image_files
 from mobilenet_train.data.images import (
     Dataset,
     ImageData,
@@ -26,32 +26,55 @@ from mobilenet_train.data.images import (
     make_split,
     stratified_sample,
 )
+from mobilenet_train.disk import expanded
 from mobilenet_train.errors import RunError
 from mobilenet_train.factory import call_factory
 
 DIGITS_TEST_FRACTION = 0.2
 
 
-def load(config: DatasetConfig, seed: int, listener: Listener = SILENT) -> Dataset:
+def load(config: DatasetConfig, listener: Listener = SILENT) -> Dataset:
     """Reads the data set, applies `fraction`, `max_per_class` and `val_fraction`, and measures what is missing.
 
     Raises RunError if the data cannot be read, ConfigError if the splits asked for are impossible.
     """
     if isinstance(config, ImageFilesConfig):
-        loaded = load_image_files(config, IMAGE_FILES[config.name](config, seed, listener), seed, listener)
+        loaded = load_image_files(config, IMAGE_FILES[config.name](config, listener), listener)
     else:
-        loaded = _load_arrays(config, seed)
+        loaded = _load_arrays(config)
     if len(loaded.class_names) < 2:
         raise RunError(f"dataset={config.name} has {len(loaded.class_names)} class; a classifier needs two or more")
     train, val = loaded.train, None
     if config.val_fraction > 0:
-        train, val = hold_out(train, seed, config.val_fraction)
+        train, val = hold_out(train, config.split_seed, config.val_fraction)
     names, preprocessing = tuple(loaded.class_names), _preprocessing(config, train)
     return Dataset(train, loaded.test, val, names, preprocessing, loaded.fingerprint)
 
 
-def _load_arrays(config: DatasetConfig, seed: int) -> Loaded:
-    source: ImageData = ARRAYS[config.name](config, seed)
+def known_apart(config: DatasetConfig) -> tuple[set[bytes], set[bytes]]:
+    """What tells one image from another, for the training and the test images: a file's path, or a digest of pixels.
+
+    The hold-out images are among the training images. Raises RunError if the data cannot be read.
+    """
+    if isinstance(config, ImageFilesConfig):
+        found = IMAGE_FILES[config.name](config, SILENT)
+        rows = chosen_rows(found, config)
+        place = found.listing.root.resolve()
+        parts = (rows[~found.test[rows]], rows[found.test[rows]])
+        train, test = ({bytes(place / found.listing.path(row)) for row in part.tolist()} for part in parts)
+        return train, test
+    loaded = _load_arrays(config)
+    train, test = ({blake2b(image.data).digest() for image in _arrays(part)} for part in (loaded.train, loaded.test))
+    return train, test
+
+
+def _arrays(split: Split) -> np.ndarray:
+    assert isinstance(split.images, torch.Tensor)
+    return split.images.numpy()
+
+
+def _load_arrays(config: DatasetConfig) -> Loaded:
+    source: ImageData = ARRAYS[config.name](config)
     classes = len(source.class_names)
     try:
         train = make_split(source.train_images, source.train_labels, classes, "training")
@@ -61,9 +84,9 @@ def _load_arrays(config: DatasetConfig, seed: int) -> Loaded:
         raise RunError(f"{of}{error}") from error
     digest = source.fingerprint or fingerprint(train, test)
     if config.fraction < 1 or config.max_per_class is not None:
-        train = train.take(stratified_sample(train.labels, seed, config.fraction, config.max_per_class))
+        train = train.take(stratified_sample(train.labels, config.split_seed, config.fraction, config.max_per_class))
     if config.max_per_class is not None:
-        test = test.take(stratified_sample(test.labels, seed, max_per_class=config.max_per_class))
+        test = test.take(stratified_sample(test.labels, config.split_seed, max_per_class=config.max_per_class))
     return Loaded(train, test, source.class_names, digest)
 
 
@@ -76,14 +99,12 @@ def _preprocessing(config: DatasetConfig, train: Split) -> Preprocessing:
     return Preprocessing(config.resolution, tuple(mean), tuple(std), (height, width))
 
 
-def _cifar10(config: Cifar10Config, seed: int) -> ImageData:
-    del seed  # the split is the official one
-    train, test = read_cifar10(Path(config.root).expanduser(), config.download)
+def _cifar10(config: Cifar10Config) -> ImageData:
+    train, test = read_cifar10(expanded(config.root), config.download)
     return ImageData(*train, *test, CIFAR10_CLASSES, CIFAR10_FINGERPRINT)
 
 
-def _digits(config: DatasetConfig, seed: int) -> ImageData:
-    del config
+def _digits(config: DatasetConfig) -> ImageData:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()  # images (1797, 8, 8) from 0 to 16
@@ -91,12 +112,11 @@ def _digits(config: DatasetConfig, seed: int) -> ImageData:
     large = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
     images = (large * 255).round().to(torch.uint8)[:, 0, :, :, None]
     labels = torch.from_numpy(np.asarray(bunch.target))
-    train, test = hold_out(Split(images, labels), seed, DIGITS_TEST_FRACTION)
+    train, test = hold_out(Split(images, labels), config.split_seed, DIGITS_TEST_FRACTION)
     return ImageData(train.images, train.labels, test.images, test.labels, [str(digit) for digit in range(10)])
 
 
-def _custom(config: CustomDatasetConfig, seed: int) -> ImageData:
-    del seed  # the function brings its own split
+def _custom(config: CustomDatasetConfig) -> ImageData:
     data = call_factory("dataset.factory", config.factory, **config.args)
     if not isinstance(data, ImageData):
         raise RunError(
@@ -110,13 +130,13 @@ def _custom(config: CustomDatasetConfig, seed: int) -> ImageData:
     return data
 
 
-ARRAYS: dict[str, Callable[[Any, int], ImageData]] = {
+ARRAYS: dict[str, Callable[[Any], ImageData]] = {
     "cifar10": _cifar10,
     "digits": _digits,
     "custom": _custom,
 }
 
-IMAGE_FILES: dict[str, Callable[[Any, int, Listener], Found]] = {
+IMAGE_FILES: dict[str, Callable[[Any, Listener], Found]] = {
     "folder": find_folder,
     "imagenet_subset": find_folder,
     "webdataset": find_webdataset,

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -44,6 +46,15 @@ class StoredImages(Protocol):
     def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The images (B, S, S, 3) of each batch of indices, in order, on the CPU."""
         ...
+
+
+def in_advance(batches: Iterator[Tensor], begin: Callable[[], None]) -> Iterator[Tensor]:
+    """The same batches, fetched by a thread that calls `begin` first, up to AHEAD of them before they are asked for."""
+    with ThreadPoolExecutor(1, "batches", begin) as thread:
+        waiting = deque(thread.submit(next, batches, None) for _ in range(AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, batches, None))
+            yield batch
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Latency and throughput of networks on this machine, for every width, resolution, batch, thread count and runtime."""
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from mobilenet_train.deploy.latency import Call, Timing, measure
 from mobilenet_train.deploy.onnx_graph import quantise, to_onnx
 from mobilenet_train.deploy.runtimes import eager_logits, onnx_session, timed, timed_session
 from mobilenet_train.deploy.settings import Setting
+from mobilenet_train.disk import read_text, write_text
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.machine import describe_machine
 from mobilenet_train.models import NETWORKS, MobileNet
@@ -117,23 +119,23 @@ def as_dict(row: Row) -> dict[str, str | int | float]:
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """One line for each row. Raises RunError if the file cannot be written."""
-    try:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(as_dict(row) for row in rows)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}") from error
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS)
+    writer.writeheader()
+    writer.writerows(as_dict(row) for row in rows)
+    write_text(path, file.getvalue())
 
 
 def read_csv(path: Path) -> list[Row]:
     """What `write_csv` wrote. Raises RunError if it cannot be read or is something else."""
     try:
-        with path.open(newline="") as file:
-            return [_row(values) for values in csv.DictReader(file)]
+        table = csv.DictReader(io.StringIO(read_text(path)))
+        if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
+            raise KeyError(missing[0])
+        return [_row(values) for values in table]
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise RunError(f"{path} is not a table of mnet-bench ({type(error).__name__}: {error})") from error
 
 

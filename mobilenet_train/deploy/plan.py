@@ -11,6 +11,7 @@ from sklearn.linear_model import LinearRegression
 
 from mobilenet_train.deploy.latency import Timing
 from mobilenet_train.deploy.published import PUBLISHED, Published, published
+from mobilenet_train.disk import replacing
 from mobilenet_train.inference.info import info
 from mobilenet_train.models.layer_costs import Layer, total
 from mobilenet_train.models.strides import SMALLEST_PUBLISHED_RESOLUTION
@@ -182,7 +183,7 @@ def _top1(candidate: Candidate) -> float:
 
 
 def draw(known: Sequence[Candidate], budget_ms: float, path: Path) -> None:
-    """Accuracy over latency of all candidates, the front as a line. Raises OSError if it cannot be written."""
+    """Accuracy over latency of all candidates, the front as a line. Raises RunError if it cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -206,4 +207,5 @@ def draw(known: Sequence[Candidate], budget_ms: float, path: Path) -> None:
     axes.axvline(budget_ms, color="grey", linestyle="--", label=f"budget {budget_ms:g} ms")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    FigureCanvasAgg(figure).print_png(path)
+    with replacing(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary)

@@ -1,6 +1,6 @@
 """How good a trained run is on its test images, and whether that is what the run itself logged."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.inference.loading import TrainedRun, Weights, load_run
 from mobilenet_train.models import count_costs
 from mobilenet_train.results import Score
-from mobilenet_train.runtime import Runtime
+from mobilenet_train.runtime import Runtime, environment
 from mobilenet_train.training.evaluation import evaluate
 
 CALIBRATION_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599)
@@ -115,7 +115,7 @@ def load_test_data(run: TrainedRun, root: str | Path | None, trust_factory: bool
         if not isinstance(config, Cifar10Config | FolderConfig):
             raise ConfigError(f"--data {root} has no effect: dataset={config.name} is not read from a folder")
         config = replace(config, root=str(root))
-    dataset = load(config, run.config.seed)
+    dataset = load(config)
     if dataset.class_names != run.class_names:
         raise RunError(
             f"the run has {len(run.class_names)} classes ({_some(run.class_names)}), the data set has "
@@ -158,11 +158,12 @@ def resolution_curve(
 
 
 def verify(
-    run: TrainedRun, dataset: Dataset, evaluated: Sequence[Evaluated], environment: Mapping[str, Any]
+    run: TrainedRun, dataset: Dataset, evaluated: Sequence[Evaluated], runtime: Runtime
 ) -> Verdict:
     """Compares the numbers of right images with those that the run logged of the same weights.
 
-    `environment` is this process's torch version, device, threads and precision, as the checkpoint has its own.
+    A few may differ where the last bits do: in another environment, without device.deterministic on a GPU, and after
+    a training whose evaluation was compiled.
     """
     facts, logged = run.checkpoint, run.checkpoint.logged
     if logged is None:
@@ -184,7 +185,12 @@ def verify(
     message = "; ".join(compared)
     if worst == 0:
         return Verdict("verified", message)
-    other = [f"{k} {facts.environment.get(k)} -> {v}" for k, v in environment.items() if facts.environment.get(k) != v]
+    then, here = facts.environment, environment(runtime)
+    other = [f"{key} {then.get(key)} -> {here[key]}" for key in here if then.get(key) != here[key]]
+    if not runtime.deterministic:
+        other.append("device.deterministic=false")
+    if then.get("compile") is not None:
+        other.append(f"device.compile={then['compile']}")
     if other and worst <= max(1, ROUNDING_SHARE * count):
         return Verdict("rounding", f"{message}; {', '.join(other)}, so the last bits differ", changed)
     return Verdict("failed", message, changed)

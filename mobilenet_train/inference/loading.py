@@ -16,6 +16,7 @@ from mobilenet_train.config.saved import from_record
 from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
 from mobilenet_train.config.schema.device import MOST_THREADS
 from mobilenet_train.data.images import Preprocessing
+from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.models.build import build_model
 from mobilenet_train.results import EpochResult
@@ -74,7 +75,7 @@ def load_run(source: str | Path, weights: Weights = "raw", *, trust_factory: boo
 
     Raises RunError if there is no checkpoint, it is damaged, foreign or would run code, or lacks what is asked for.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         raise RunError(f"{path} does not exist; give a run folder or a checkpoint file")
     if path.is_dir():

@@ -17,7 +17,7 @@ from mobilenet_train.data import augment
 from mobilenet_train.data.batches import Preprocessor
 from mobilenet_train.data.decode import decode, fill
 from mobilenet_train.data.listing import SUFFIXES, BadImageError
-from mobilenet_train.disk import regular
+from mobilenet_train.disk import expanded, regular
 from mobilenet_train.errors import RunError
 from mobilenet_train.inference.loading import TrainedRun, Weights, load_run
 from mobilenet_train.models import MobileNet, folded
@@ -146,7 +146,7 @@ def find_image_files(arguments: Sequence[str]) -> list[str]:
 
 
 def _expand(argument: str) -> list[str]:
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     if argument == STDIN or path.is_file():
         return [str(path)]
     if path.is_dir():

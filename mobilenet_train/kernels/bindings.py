@@ -1,51 +1,41 @@
-"""Kernels for training on a CPU that are compiled when the package is installed (kernels.c); see there.
+"""The kernels that are compiled when the package is installed (the C beside this file), as functions of autograd.
 
-They take over where they apply and nothing changes where they do not: another device, fp16 or fp64, another layout,
-evaluation, a package installed without a C compiler.
+dispatch.py says when they take over. Maps are (N, C, H, W) channels-last in fp32 or bf16, all else is fp32. They can be
+differentiated once.
 """
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-ACTIVATIONS = {type(None): 0, nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # as numbered in kernels.c
-FEWEST_CHANNELS = 16  # of a depthwise convolution
 MAPS = {torch.float32: "", torch.bfloat16: "_bf16"}  # -> the library's suffix
 INSTRUCTIONS = {"AVX512": "avx512", "AVX2": "avx2"}  # torch's name for what the CPU can do -> the library's
 
 
-@cache
-def library(dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
-    """The kernels compiled for this CPU and maps of `dtype`, or None if there are none."""
-    name = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), "any") + MAPS.get(dtype, "_none")
-    try:
-        return ctypes.CDLL(str(Path(__file__).with_name(f"kernels_{name}.so")))
-    except OSError:  # not compiled, or for another system
-        return None
+class Pointer(NamedTuple):
+    """The type of an argument: a tensor's numbers, of `dtype` and in this order."""
+
+    dtype: torch.dtype
+    order: torch.memory_format
+
+    def from_param(self, tensor: Tensor) -> ctypes.c_void_p:
+        """ctypes calls it for every argument. Raises TypeError for a tensor that the C would misread."""
+        if tensor.dtype is self.dtype and tensor.is_cpu and tensor.is_contiguous(memory_format=self.order):
+            return ctypes.c_void_p(tensor.data_ptr())
+        raise TypeError(f"{tensor.dtype} on {tensor.device}, strides {tensor.stride()}, given for {self}")
 
 
-def takes(x: Tensor, layer: nn.Module) -> bool:
-    """Whether the kernels compute with `layer`, in training, and maps `x`: (N, C, H, W) channels-last on a CPU."""
-    return (
-        layer.training
-        and type(x) is Tensor
-        and x.device.type == "cpu"
-        and x.dim() == 4
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and library(x.dtype) is not None
-    )
+FLOATS = Pointer(torch.float32, torch.contiguous_format)
 
 
 class Norm(ctypes.Structure):
-    """`struct norm` in kernels.c: a batch-norm's tensors and the activation after it."""
+    """`struct norm` in common.h: a batch-norm's tensors, which it keeps alive, and the activation after it."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "bias", "mean", "inverse_deviation")),
@@ -54,9 +44,14 @@ class Norm(ctypes.Structure):
         ("activation", ctypes.c_int),
     )
 
+    def __init__(self, tensors: Sequence[Tensor | None], momentum: float, epsilon: float, activation: int) -> None:
+        pointers = (None if tensor is None else FLOATS.from_param(tensor) for tensor in tensors)
+        super().__init__(*pointers, momentum, epsilon, activation)
+        self.tensors = tensors
+
 
 class DepthwiseShape(ctypes.Structure):
-    """`struct depthwise` in kernels.c."""
+    """`struct depthwise` in common.h."""
 
     _fields_ = tuple(
         (name, ctypes.c_long)
@@ -64,55 +59,90 @@ class DepthwiseShape(ctypes.Structure):
     )
 
 
-Layers = Sequence[Any]  # a batch-norm and perhaps an activation
+@cache
+def library(dtype: torch.dtype = torch.float32) -> ctypes.CDLL | None:
+    """The kernels compiled for this CPU and maps of `dtype`, or None if there are none."""
+    name = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), "any") + MAPS.get(dtype, "_none")
+    try:
+        return load(Path(__file__).with_name(f"kernels_{name}.so"), dtype)
+    except OSError:  # not compiled, or for another system
+        return None
 
 
-def forward_norm(layers: Layers, statistics: Sequence[Tensor]) -> Norm:
-    """For the forward pass, which writes `statistics` (mean, 1 / standard deviation) and moves the running ones."""
-    norm = layers[0]
-    norm.num_batches_tracked.add_(1)
-    tensors = (norm.weight, norm.bias, *statistics, norm.running_mean, norm.running_var)
-    return Norm(*_pointers(*tensors), None, None, norm.momentum, norm.eps, activation_of(layers))
+def load(path: Path, dtype: torch.dtype) -> ctypes.CDLL:
+    """The functions that common.h declares, with their arguments' types; they raise MemoryError."""
+    found = ctypes.CDLL(str(path))
+    maps, norm, shape = Pointer(dtype, torch.channels_last), ctypes.POINTER(Norm), ctypes.POINTER(DepthwiseShape)
+    rows, images = (ctypes.c_long,) * 2, (ctypes.c_long,) * 3
+    for name, arguments in {
+        "norm_forward": (maps, maps, norm, *rows),
+        "norm_backward": (maps, maps, norm, maps, *rows),
+        "depthwise_forward": (maps, norm, FLOATS, maps, norm, maps, shape),
+        "depthwise_backward": (maps, maps, norm, FLOATS, maps, norm, maps, FLOATS, shape),
+        "sums_of_pixels": (maps, FLOATS, *images),
+        "sums_of_products": (maps, maps, FLOATS, *images),
+        "scale_and_lift": (maps, FLOATS, FLOATS, maps, *images),
+    }.items():
+        function = getattr(found, name)
+        function.argtypes = (*arguments, ctypes.c_int)  # threads
+        function.errcheck = _check
+    return found
 
 
-def backward_norm(saved: Sequence[Tensor], gradients: Sequence[Tensor], activation: int) -> Norm:
-    """For the backward pass, which writes the gradients of weight and bias; saved: these and the statistics."""
-    return Norm(*_pointers(*saved), None, None, *_pointers(*gradients), 0.0, 0.0, activation)
+def _check(failed: int, function: Any, _: tuple) -> None:
+    if failed:
+        raise MemoryError(f"no memory for {function.__name__}")
 
 
-def activation_of(layers: Layers) -> int:
-    """The number of the activation in kernels.c."""
-    return ACTIVATIONS[type(layers[1]) if len(layers) > 1 else type(None)]
+class Statistics(NamedTuple):
+    """A batch-norm's running statistics, which a forward pass moves, and what else it computes with."""
+
+    mean: Tensor
+    variance: Tensor
+    momentum: float
+    epsilon: float
+    activation: int  # after it, as numbered in common.h
+
+
+def forward_norm(parameters: Iterable[Tensor], of_batch: Iterable[Tensor], running: Statistics) -> Norm:
+    """For the forward pass, which writes `of_batch` (mean, 1 / standard deviation). Parameters: weight and bias."""
+    tensors = (*parameters, *of_batch, running.mean, running.variance, None, None)
+    return Norm(tensors, running.momentum, running.epsilon, running.activation)
+
+
+def backward_norm(saved: Iterable[Tensor], gradients: Iterable[Tensor], activation: int) -> Norm:
+    """For the backward pass, which writes the gradients of weight and bias; saved: both, and `of_batch`."""
+    return Norm((*saved, None, None, *gradients), 0.0, 0.0, activation)
 
 
 class NormActivation(torch.autograd.Function):
     """activation(norm(x)) by the batch's statistics: (N, C, H, W) -> the same shape; running ones are updated."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layers: Layers) -> Tensor:
-        y, *statistics = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
-        norm = forward_norm(layers, statistics)
-        kernels(x).norm_forward(*_pointers(x, y), ctypes.byref(norm), *_rows(x), _threads())
-        ctx.save_for_backward(x, weight, bias, *statistics)
-        ctx.activation = activation_of(layers)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: Statistics) -> Tensor:
+        y, *of_batch = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+        norm = forward_norm((weight, bias), of_batch, running)
+        _kernels(x).norm_forward(x, y, norm, *_rows(x), torch.get_num_threads())
+        ctx.save_for_backward(x, weight, bias, *of_batch)
+        ctx.activation = running.activation
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x, gradient = _ordered(x), _ordered(gradient)
         grad_x, *gradients = (torch.empty_like(tensor) for tensor in (x, *saved[:2]))
         norm = backward_norm(saved, gradients, ctx.activation)
-        kernels(x).norm_backward(*_pointers(gradient, x), ctypes.byref(norm), *_pointers(grad_x), *_rows(x), _threads())
+        _kernels(x).norm_backward(gradient, x, norm, grad_x, *_rows(x), torch.get_num_threads())
         return grad_x, *gradients, None
 
 
 class DepthwiseNorm(torch.autograd.Function):
-    """activation(norm(conv2d(z, weight, groups=C))), z being x or, with layers `before`, what they make of x.
+    """activation(norm(conv2d(z, weight, groups=C))), z being x or, with a norm `before`, activation(norm(x)).
 
-    x (N, C, H, W) of 16 channels or more, weight (C, 1, K, K), K 3 or 5. The weight and bias of both norms are given
-    beside their layers. z and its gradient are never in memory as a whole.
+    x (N, C, H, W) of 16 channels or more, weight (C, 1, K, K), K 3 or 5, padding K // 2, stride 1 or 2. z and its
+    gradient are never in memory as a whole.
     """
 
     @staticmethod
@@ -121,51 +151,55 @@ class DepthwiseNorm(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         stride: int,
-        after: Layers,
         after_weight: Tensor,
         after_bias: Tensor,
-        before: Layers = (),
+        after: Statistics,
         before_weight: Tensor | None = None,
         before_bias: Tensor | None = None,
+        before: Statistics | None = None,
     ) -> Tensor:
         images, channels, *size = x.shape
         out_size = [(side - 1) // stride + 1 for side in size]
-        out_shape = (images, channels, *out_size)
-        out, y = (torch.empty(out_shape, dtype=x.dtype, memory_format=torch.channels_last) for _ in range(2))
-        mean, inverse_std, before_mean, before_inverse_std = (torch.empty_like(after_weight) for _ in range(4))
-        shape = DepthwiseShape(images, *size, channels, *out_size, weight.shape[2], stride)
-        kernels(x).depthwise_forward(
-            *_pointers(x),
-            ctypes.byref(forward_norm(before, (before_mean, before_inverse_std))) if before else None,
-            *_pointers(weight, out),
-            ctypes.byref(forward_norm(after, (mean, inverse_std))),
-            *_pointers(y),
-            ctypes.byref(shape),
-            _threads(),
+        like_map = {"dtype": x.dtype, "device": x.device, "memory_format": torch.channels_last}
+        out, y = (torch.empty((images, channels, *out_size), **like_map) for _ in range(2))
+        of_after, of_before = ([torch.empty_like(after_weight) for _ in range(2)] for _ in range(2))
+        ctx.shape = DepthwiseShape(images, *size, channels, *out_size, weight.shape[2], stride)
+        _kernels(x).depthwise_forward(
+            x,
+            forward_norm((before_weight, before_bias), of_before, before) if before else None,
+            weight,
+            out,
+            forward_norm((after_weight, after_bias), of_after, after),
+            y,
+            ctx.shape,
+            torch.get_num_threads(),
         )
-        of_after = (after_weight, after_bias, mean, inverse_std)
-        of_before = (before_weight, before_bias, before_mean, before_inverse_std)
-        ctx.save_for_backward(x, weight, out, *of_after, *of_before)
-        ctx.shape, ctx.activations = shape, [activation_of(layers) for layers in (after, before) if layers]
+        saved_after, saved_before = (after_weight, after_bias, *of_after), (before_weight, before_bias, *of_before)
+        ctx.save_for_backward(x, weight, out, *saved_after, *(saved_before if before else ()))
+        ctx.activations = [statistics.activation for statistics in (after, before) if statistics]
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, out, *norms = ctx.saved_tensors
-        of_after, *of_before = ctx.activations
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        grad_x, grad_weight, *gradients = (torch.empty_like(tensor) for tensor in (x, weight, *norms[:2] * 2))
-        kernels(x).depthwise_backward(
-            *_pointers(gradient, x),
-            ctypes.byref(backward_norm(norms[4:], gradients[2:], *of_before)) if of_before else None,
-            *_pointers(weight, out),
-            ctypes.byref(backward_norm(norms[:4], gradients[:2], of_after)),
-            *_pointers(grad_x, grad_weight),
-            ctypes.byref(ctx.shape),
-            _threads(),
+        x, out, gradient = map(_ordered, (x, out, gradient))
+        after, before, (of_after, *of_before) = norms[:4], norms[4:], ctx.activations
+        grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
+        grads_after, grads_before = ([torch.empty_like(tensor) for tensor in norm[:2]] for norm in (after, before))
+        _kernels(x).depthwise_backward(
+            gradient,
+            x,
+            backward_norm(before, grads_before, *of_before) if before else None,
+            weight,
+            out,
+            backward_norm(after, grads_after, of_after),
+            grad_x,
+            grad_weight,
+            ctx.shape,
+            torch.get_num_threads(),
         )
-        return grad_x, grad_weight, None, None, *gradients[:2], None, *(gradients[2:] if of_before else (None, None))
+        return grad_x, grad_weight, None, *grads_after, None, *(grads_before or (None, None)), None
 
 
 class SqueezeExcite(torch.autograd.Function):
@@ -173,8 +207,8 @@ class SqueezeExcite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        sums = torch.empty(x.shape[:2])
-        kernels(x).sums_of_pixels(*_pointers(x, sums), *_images(x), _threads())
+        sums = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
+        _kernels(x).sums_of_pixels(x, sums, *_images(x), torch.get_num_threads())
         means = sums / (x.shape[2] * x.shape[3])
         with torch.autocast("cpu", enabled=False):
             squeezed = F.linear(means, w1, b1).relu_()
@@ -186,43 +220,41 @@ class SqueezeExcite(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         x, w1, w2, means, squeezed, scale = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        x, gradient = _ordered(x), _ordered(gradient)
         of_scale = torch.empty_like(scale)
-        kernels(x).sums_of_products(*_pointers(gradient, x, of_scale), *_images(x), _threads())
-        excited = of_scale * ((scale > 0) & (scale < 1)) / 6
-        hidden = excited.mm(w2) * (squeezed > 0)
-        level = hidden.mm(w1) / (x.shape[2] * x.shape[3])
-        of_x = _scale_and_lift(gradient, scale, level)
-        return of_x, hidden.t().mm(means), hidden.sum(0), excited.t().mm(squeezed), excited.sum(0)
+        _kernels(x).sums_of_products(gradient, x, of_scale, *_images(x), torch.get_num_threads())
+        with torch.autocast("cpu", enabled=False):
+            excited = of_scale * ((scale > 0) & (scale < 1)) / 6
+            hidden = excited.mm(w2) * (squeezed > 0)
+            level = hidden.mm(w1) / (x.shape[2] * x.shape[3])
+            of_w1, of_w2 = hidden.t().mm(means), excited.t().mm(squeezed)
+        return _scale_and_lift(gradient, scale, level), of_w1, hidden.sum(0), of_w2, excited.sum(0)
 
 
 def _scale_and_lift(x: Tensor, scale: Tensor, level: Tensor) -> Tensor:
     """x (N, C, H, W) times scale (N, C) plus level (N, C)."""
     out = torch.empty_like(x)
-    kernels(x).scale_and_lift(*_pointers(x, scale, level, out), *_images(x), _threads())
+    _kernels(x).scale_and_lift(x, scale, level, out, *_images(x), torch.get_num_threads())
     return out
 
 
-def kernels(x: Tensor) -> ctypes.CDLL:
+def _kernels(x: Tensor) -> ctypes.CDLL:
     """The library for maps of x's type, which is there."""
     found = library(x.dtype)
-    assert found is not None  # as takes() has checked
+    assert found is not None  # dispatch.py has looked
     return found
 
 
-def _pointers(*tensors: Tensor | None) -> Iterator[ctypes.c_void_p]:
-    return (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
+def _ordered(x: Tensor) -> Tensor:
+    """A gradient may come in any order, and so may a saved map that hooks of the user's packed."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
-def _rows(x: Tensor) -> Iterator[ctypes.c_long]:
+def _rows(x: Tensor) -> tuple[int, int]:
     """(N, C, H, W) -> rows N x H x W and channels."""
-    return map(ctypes.c_long, (x.numel() // x.shape[1], x.shape[1]))
+    return x.numel() // x.shape[1], x.shape[1]
 
 
-def _images(x: Tensor) -> Iterator[ctypes.c_long]:
+def _images(x: Tensor) -> tuple[int, int, int]:
     """(N, C, H, W) -> images, pixels of each and channels."""
-    return map(ctypes.c_long, (x.shape[0], x.shape[2] * x.shape[3], x.shape[1]))
-
-
-def _threads() -> ctypes.c_int:
-    return ctypes.c_int(torch.get_num_threads())
+    return x.shape[0], x.shape[2] * x.shape[3], x.shape[1]

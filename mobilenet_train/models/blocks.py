@@ -1,13 +1,12 @@
 """The building blocks of the MobileNets; parameter names are torchvision's, so that its weights load."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenet_train.kernels import bindings as kernels
-from mobilenet_train.models.layers import BatchNorm2d, convolution_norm
+from mobilenet_train.kernels import dispatch as kernels
+from mobilenet_train.models.layers import BatchNorm2d, convolution_norm, linear, unnoticed
 
 ACTIVATIONS: dict[str, type[nn.ReLU] | type[nn.ReLU6] | type[nn.Hardswish]] = {
     "relu": nn.ReLU,
@@ -64,10 +63,9 @@ class ConvNormActivation(nn.Sequential):
             layers.append(ACTIVATIONS[activation](inplace=activation != "hard_swish"))
         super().__init__(*layers)
 
-    def forward(self, x: Tensor, before: Sequence[nn.Module] = ()) -> Tensor:
-        """`before`: a norm and perhaps an activation that x has yet to go through."""
+    def forward(self, x: Tensor) -> Tensor:
         convolution, *after = self
-        return convolution_norm(x, before, convolution, after)
+        return convolution_norm(x, (), convolution, after)
 
 
 class DepthwiseSeparable(nn.Module):
@@ -117,12 +115,12 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # 1x1 convolutions by name and shape, as torchvision's; as products on (N, C) they run faster.
-        w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
-        if kernels.takes(x, self):
-            return kernels.SqueezeExcite.apply(x, w1, self.fc1.bias, w2, self.fc2.bias)
-        squeezed = F.relu(F.linear(x.mean((2, 3)), w1, self.fc1.bias))
-        scale = F.hardsigmoid(F.linear(squeezed, w2, self.fc2.bias))
+        if unnoticed(self.fc1, nn.Conv2d) and unnoticed(self.fc2, nn.Conv2d):
+            trained = kernels.squeeze_excite(x, self.fc1, self.fc2)
+            if trained is not None:
+                return trained
+        squeezed = F.relu(linear(self.fc1, x.mean((2, 3))))
+        scale = F.hardsigmoid(linear(self.fc2, squeezed))
         return x * scale[:, :, None, None]
 
 
@@ -171,9 +169,10 @@ class Bottleneck(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second, *rest = self
-        if isinstance(first, ConvNormActivation) and first[0].kernel_size == (1, 1):
-            convolution, *norm = first
-            x = second(convolution(x), norm)  # the expansion's norm is trained together with the depthwise convolution
+        pair = unnoticed(first, ConvNormActivation) and unnoticed(second, ConvNormActivation)
+        if pair and first[0].kernel_size == (1, 1):
+            (expansion, *before), (depthwise, *after) = first, second
+            x = convolution_norm(expansion(x), before, depthwise, after)  # the norm between them is trained with both
         else:
             x = second(first(x))
         for layer in rest:

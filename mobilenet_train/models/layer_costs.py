@@ -96,8 +96,10 @@ def _trace(model: nn.Module, resolution: int) -> list[Layer]:
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda module, inputs, output: note(name, module, inputs[0], output)
 
+    gates = (module for module in shadow.modules() if isinstance(module, SqueezeExcitation))
+    in_gates = {layer for gate in gates for layer in gate.children()}  # counted with their gate
     for name, module in shadow.named_modules():
-        if isinstance(module, COUNTED):
+        if isinstance(module, COUNTED) and module not in in_gates:
             module.register_forward_hook(hook(name))
     with torch.device("meta"), torch.no_grad():
         shadow(torch.empty(1, 3, resolution, resolution))

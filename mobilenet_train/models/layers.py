@@ -1,35 +1,37 @@
-"""Layers that are trained faster on a CPU where the compiled kernels apply: PyTorch's numbers to rounding."""
+"""Layers that are trained faster on a CPU where the compiled kernels apply: PyTorch's numbers to rounding.
+
+A kernel computes several modules at once. So it is asked for only where nobody would notice: the modules are of the
+very classes that it knows (not parametrised, say), and no hook waits for what one of them is given or makes.
+"""
 
 from collections.abc import Sequence
-from itertools import chain
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
-from mobilenet_train.kernels import bindings as kernels
+from mobilenet_train.kernels import dispatch as kernels
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch-norm that takes the activation after it along: (N, C, H, W) -> the same shape."""
+    """Batch-norm by a kernel where that applies: (N, C, H, W) -> the same shape."""
 
-    def forward(self, x: Tensor, activation: nn.Module | None = None) -> Tensor:
-        several = x.numel() > x.shape[1]  # torch refuses a single value for a channel, with a message of its own
-        if several and kernels.takes(x, self):
-            layers = (self, activation) if activation else (self,)
-            return kernels.NormActivation.apply(x, self.weight, self.bias, layers)
-        x = super().forward(x)
-        return x if activation is None else activation(x)
+    def forward(self, x: Tensor) -> Tensor:
+        trained = kernels.norm_activation(x, (self,)) if type(self) is BatchNorm2d else None
+        return super().forward(x) if trained is None else trained
+
+
+def unnoticed(module: nn.Module, *classes: type[nn.Module]) -> bool:
+    """Whether a module is of one of these very classes, and nothing is hooked to it or put in place of its forward."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) in classes and not (any(hooks) or "forward" in vars(module) or _has_any_global_hook())
 
 
 def norm_activation(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
     """What a norm and perhaps an activation, whatever they are, make of x: (N, C, H, W) -> the same shape."""
-    if _batch_norm(layers):
-        norm, *activation = layers
-        return norm(x, *activation)
-    for layer in layers:
-        x = layer(x)
-    return x
+    trained = kernels.norm_activation(x, layers) if _known(layers) else None
+    return _one_by_one(x, layers) if trained is None else trained
 
 
 def convolution_norm(
@@ -41,14 +43,20 @@ def convolution_norm(
     (N, C, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)). A depthwise convolution and the batch-norms
     around it are trained together.
     """
-    if _depthwise(convolution) and all(_batch_norm(layers) for layers in (before, after) if layers):
-        norms = [layers[0] for layers in (before, after) if layers]
-        if all(kernels.takes(x, layer) for layer in (convolution, *norms)) and len(x) > 1:
-            parameters = [(layers, layers[0].weight, layers[0].bias) for layers in (after, before) if layers]
-            return kernels.DepthwiseNorm.apply(x, convolution.weight, convolution.stride[0], *chain(*parameters))
+    if unnoticed(convolution, nn.Conv2d) and all(_known(layers) for layers in (before, after) if layers):
+        trained = kernels.depthwise_norm(x, before, convolution, after)
+        if trained is not None:
+            return trained
     if before:
         x = norm_activation(x, before)
     return norm_activation(_convolve(convolution, x), after)
+
+
+def linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """A 1x1 convolution of maps of one pixel: (N, in_channels) -> (N, out_channels), as a faster product."""
+    if unnoticed(layer, nn.Conv2d):
+        return F.linear(x, layer.weight.flatten(1), layer.bias)
+    return layer(x[:, :, None, None]).flatten(1)
 
 
 def _convolve(convolution: nn.Module, x: Tensor) -> Tensor:
@@ -60,15 +68,17 @@ def _convolve(convolution: nn.Module, x: Tensor) -> Tensor:
     return convolution(x)
 
 
-def _depthwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether the kernels know this convolution."""
+def _known(layers: Sequence[nn.Module]) -> bool:
+    """Whether the kernels know this norm and perhaps activation."""
+    norm, *activation = layers
     return (
-        type(layer) is nn.Conv2d
-        and kernels.FEWEST_CHANNELS <= layer.in_channels == layer.out_channels == layer.groups
-        and layer.kernel_size in ((3, 3), (5, 5))
+        unnoticed(norm, BatchNorm2d)
+        and len(activation) <= 1
+        and all(unnoticed(layer, *kernels.ACTIVATIONS) for layer in activation)
     )
 
 
-def _batch_norm(layers: Sequence[nn.Module]) -> bool:
-    """Whether the kernels know this norm and activation."""
-    return isinstance(layers[0], BatchNorm2d) and all(type(layer) in kernels.ACTIVATIONS for layer in layers[1:])
+def _one_by_one(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x

@@ -231,6 +231,7 @@ def _mobilenet_v3(
     norm_eps: float = 1e-3,
     norm_momentum: float = 0.01,
     squeeze_excite: bool = True,
+    wide_head: bool = False,
 ) -> MobileNet:
     """Either MobileNetV3 from its blocks, last 1x1 convolution and last hidden layer, all at width 1."""
     _check_options(num_classes, width_mult, dropout, activation)
@@ -249,7 +250,7 @@ def _mobilenet_v3(
         table_channels, channels = out, out_channels
     last = round_channels(last_table_channels * width_mult)
     features.append(ConvNormActivation(channels, last, 1, activation=hard_swish))
-    hidden = round_channels(hidden_table_channels * max(1.0, width_mult))
+    hidden = round_channels(hidden_table_channels * (max(1.0, width_mult) if wide_head else 1))
     to_hidden = [nn.Linear(last, hidden), ACTIVATIONS[hard_swish](inplace=True)]
     classifier = [*to_hidden, nn.Dropout(dropout), nn.Linear(hidden, num_classes)]
     return MobileNet(features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
@@ -259,15 +260,15 @@ def _mobilenet_v3(
 mobilenet_v3_large = partial(_mobilenet_v3, V3_LARGE, 960, 1280)
 mobilenet_v3_large.__doc__ = """MobileNetV3-Large (arXiv:1905.02244, Table 1) for (N, 3, resolution, resolution) images.
 
-width_mult: scales all channels by Google's rule, rounded to multiples of 8. Expansions keep their
-    ratio to the rounded input, the last hidden layer's 1280 only grow, the first convolution
-    keeps its 16 channels below width 0.75.
+width_mult: scales all channels as timm does, rounded to multiples of 8. Expansions keep their ratio to
+    the rounded input, the last hidden layer its 1280, the first convolution its 16 channels below 0.75.
 stride_plan: "auto", "imagenet" or how many of the earliest strides to drop (see `plan_strides`).
 dropout: share of the last hidden layer dropped.
 activation: "paper" is ReLU and hard-swish by the table; else "relu", "relu6" or "hard_swish"
     throughout (squeeze-and-excite keeps its ReLU and hard-sigmoid).
 norm_momentum: weight of the newest batch in batch-norm's running statistics.
 squeeze_excite: False leaves out every squeeze-and-excite.
+wide_head: the last hidden layer grows with widths above 1.
 
 Parameters are named as in torchvision's `mobilenet_v3_large`. Raises ValueError for a value out of range.
 """

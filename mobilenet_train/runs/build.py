@@ -1,6 +1,7 @@
 """From a checked configuration to everything a run needs before its first step. Nothing is written."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +12,21 @@ from mobilenet_train.data.batches import Batches, make_batches
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
-from mobilenet_train.distributed import join, local_first, replicate, share_dropout
+from mobilenet_train.distributed import RANKS_NUMERICS, join, local_first, replicate, share_dropout
 from mobilenet_train.models import Cost, MobileNet
 from mobilenet_train.models.build import build_model, cost_of
 from mobilenet_train.models.strides import PUBLISHED_STRIDE
-from mobilenet_train.runtime import Runtime, set_up
+from mobilenet_train.runs.leak import refuse_known_test_images
+from mobilenet_train.runtime import Runtime, environment, set_up
 from mobilenet_train.training.ema import Ema
-from mobilenet_train.training.optimizer import build_optimizer
+from mobilenet_train.training.evaluation import Evaluator
+from mobilenet_train.training.optimizer import NUMERICS, build_optimizer
 from mobilenet_train.training.schedule import Plan, make_plan
 from mobilenet_train.training.state import TrainState, new_sums
-from mobilenet_train.weights.pretrained import freeze, start_from
+from mobilenet_train.weights.pretrained import freeze, read_weights, start_from
+
+
+OLDER = {"compile": None, "numerics": 1}  # the environment of a checkpoint that has no such keys
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,13 @@ class RunParts:
     def runtime(self) -> Runtime:
         return self.plan.runtime
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What has to be the same for a resumed run to be bit-identical to an uninterrupted one."""
+        runtime, config = self.runtime, self.config
+        numerics = max(NUMERICS.get(config.optim.name, 1), RANKS_NUMERICS if runtime.ranks.size > 1 else 1)
+        return {**environment(runtime), "compile": config.device.compile, "numerics": numerics}
+
 
 def build_run(
     config: TrainConfig, listener: Listener = SILENT, starts: bool = True, schedule_from: int = 0
@@ -54,25 +67,28 @@ def build_run(
     """
     ranks = join()
     runtime = set_up(config.device, ranks, isinstance(config.model, CustomModelConfig))
-    dataset = for_evaluation(local_first(ranks, lambda: load(config.dataset, config.seed, listener)), config)
+    dataset = for_evaluation(local_first(ranks, lambda: load(config.dataset, listener)), config)
     dataset = dataset.to(runtime.device)
-    weights = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None
+    per_class = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None
     model = build_model(config, len(dataset.class_names))
     origin = None
     if isinstance(config.model, NetworkConfig):
         assert isinstance(model, MobileNet)
         if config.model.weights is not None and starts:
-            origin = start_from(model, config.model.name, config.model.weights, dataset.class_names)
+            source = config.model.weights
+            weights = read_weights(config.model.name, source)
+            refuse_known_test_images(config.dataset, dataset.fingerprint, source, weights.checkpoint, listener)
+            origin = start_from(model, config.model.name, source, weights, dataset.class_names)
         freeze(model, config.model.freeze)
     divisor = model.stride_plan.total if isinstance(model, MobileNet) else PUBLISHED_STRIDE
-    plan = make_plan(config, runtime, len(dataset.train), divisor, weights, schedule_from)
+    plan = make_plan(config, runtime, len(dataset.train), divisor, per_class, schedule_from)
     cost = cost_of(model, config, len(dataset.class_names))
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     share_dropout(model, ranks, config.batch_size)
     if config.device.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.device.compile is not None:
-        model.compile(mode=config.device.compile)
+        model.compile(mode=config.device.compile, dynamic=False)
     state = TrainState(
         model=model,
         ema=Ema(model, config.ema.decay) if config.ema.decay else None,
@@ -82,6 +98,7 @@ def build_run(
         first_bad_step=torch.tensor(-1, device=runtime.device),
         updates=plan.updates,
         replica=replicate(model, ranks, runtime.device),
+        evaluator=Evaluator(model, config.device.compile),
     )
     return RunParts(
         dataset, make_batches(config, dataset, runtime.memory_format, runtime.ranks), plan, state, cost, origin

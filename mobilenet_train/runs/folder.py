@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from mobilenet_train.config.saved import Saved
 from mobilenet_train.config.schema import TrainConfig
-from mobilenet_train.disk import own, read_json, verified, with_checksum, write_text, writing
+from mobilenet_train.disk import expanded, own, read_json, verified, with_checksum, write_text, writing
 from mobilenet_train.errors import RunError
 
 TRIES = 3
@@ -54,13 +54,13 @@ def write_config(folder: Path, saved: Saved) -> None:
 
 def _make(config: TrainConfig) -> Path:
     if config.run_dir is not None:
-        folder = Path(config.run_dir).expanduser()
+        folder = expanded(config.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
         others = _others(folder)
         if others and not ("config.yaml" in others and (folder / "lock").exists()):  # another start, whose lock says so
             raise _not_ours(folder, others)
         return folder
-    parent = Path(config.outputs).expanduser()
+    parent = expanded(config.outputs)
     parent.mkdir(parents=True, exist_ok=True)
     stem = f"{datetime.now():%Y%m%d-%H%M%S}_{config.dataset.name}_{config.model.name}"
     number = 1

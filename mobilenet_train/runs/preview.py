@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mobilenet_train.data.batches import EvalBatches, Preprocessor
-from mobilenet_train.disk import replacing
+from mobilenet_train.disk import expanded, replacing
 from mobilenet_train.runs.build import RunParts
 
 COLUMNS, TRAINING_ROWS, TEST_ROWS = 8, 4, 1
@@ -24,7 +24,7 @@ def write_sheet(parts: RunParts) -> Path:
     index = torch.linspace(0, len(data.test) - 1, min(COLUMNS * TEST_ROWS, len(data.test))).long()
     test = EvalBatches(data.test.take(index), data.preprocessing, len(index), parts.runtime.memory_format)
     test_images, test_labels = next(iter(test))
-    path = Path(config.outputs).expanduser() / f"preview_{config.dataset.name}_{config.augment.name}.jpg"
+    path = expanded(config.outputs) / f"preview_{config.dataset.name}_{config.augment.name}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     _draw(
         path,

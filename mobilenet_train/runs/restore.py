@@ -12,8 +12,7 @@ from mobilenet_train.config.saved import Saved, from_record
 from mobilenet_train.console import say
 from mobilenet_train.data.images import same_images
 from mobilenet_train.errors import RunError
-from mobilenet_train.runs.build import RunParts
-from mobilenet_train.runtime import environment
+from mobilenet_train.runs.build import OLDER, RunParts
 from mobilenet_train.tracking.metrics_csv import read_metrics
 
 
@@ -70,9 +69,11 @@ def restore(parts: RunParts, saved: dict[str, Any], record: Saved, folder: Path,
             f"{folder} was trained on other images than those that dataset={parts.config.dataset.name} gives now"
         )
     parts.state.load_state_dict(saved)
-    now = {**environment(parts.runtime), "images": parts.dataset.fingerprint}
-    before = {**saved["environment"], "images": saved["fingerprint"]}
+    now = {**parts.environment, "images": parts.dataset.fingerprint}
+    before = {**OLDER, **saved["environment"], "images": saved["fingerprint"]}
     changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    if not parts.runtime.deterministic:
+        changed.append("device.deterministic=false")
     if changed:
         say(console, f"{', '.join(changed)}: the end will not be bit-identical", kind="note")
     state = parts.state

@@ -26,13 +26,12 @@ from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.runs.folder import read_summary
 from mobilenet_train.runs.preview import write_sheet
 from mobilenet_train.runs.restore import Recovery, check_results, read_checkpoint, restore
-from mobilenet_train.runtime import environment
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.tracking import Trackers
 from mobilenet_train.training.budget import Budget, measure_pace
+from mobilenet_train.training.compilation import warm_up
 from mobilenet_train.training.evaluation import Interrupted
 from mobilenet_train.training.fit import NotFiniteError, fit
-from mobilenet_train.training.step import warm_up
 
 
 def run(start: Start, words: Sequence[str]) -> int:
@@ -40,7 +39,7 @@ def run(start: Start, words: Sequence[str]) -> int:
     config, folder = start.config, start.folder
     ranks = join()
     console = Console(quiet=not ranks.leads)
-    stop = StopSignals(ranks)
+    stop = StopSignals()
     if folder is not None and from_first(ranks, partial(is_finished, folder, config)):
         say(console, f"{folder} is finished already; nothing to do")
         return 0
@@ -51,7 +50,7 @@ def run(start: Start, words: Sequence[str]) -> int:
             check_results(folder)
     starts = folder is None or not from_first(ranks, partial(checkpoint.written, folder / "checkpoints"))
     try:
-        with memory_advice(), contact(ranks), data_progress.shown(console, stop.here) as listener:
+        with memory_advice(), contact(ranks), data_progress.shown(console, lambda: stop() > 0) as listener:
             parts = build_run(config, listener, starts, start.saved.schedule_from)
     except StoppedError:
         say(console, "stopped while images were prepared; those that are in dataset.cache_dir are not prepared again")
@@ -60,6 +59,7 @@ def run(start: Start, words: Sequence[str]) -> int:
     if config.preview:
         say(console, f"what the network would see: {write_sheet(parts)}")
     if config.dry_run:
+        compile_ahead(parts, console)
         announce.estimate(parts, console)
     if config.preview or config.dry_run:
         return 0
@@ -127,12 +127,12 @@ def train(parts: RunParts, folder: Path, console: Console, stop: StopSignals) ->
             compile_ahead(parts, console)
             budget = start_budget(parts, console)
             follow(parts, folder, console, stop, budget)
-    except (Interrupted, StoppedError):
+    except (Interrupted, StoppedError) as end:
         summarise("interrupted")
         step = parts.state.step
         say(console, f"stopped after update {step}, saved. Resume with:")
         say(console, f"  {resume_command(parts.config, folder)}")
-        return stop.exit_code
+        return 128 + (end.signal if isinstance(end, Interrupted) else stop())
     except Exception as error:
         with suppress(UserError):  # a full disk takes no summary either
             summarise("failed", str(error) or type(error).__name__)
@@ -152,7 +152,7 @@ def compile_ahead(parts: RunParts, console: Console) -> None:
 
     say(console, f"compiling the network (device.compile={mode}); this takes a minute or two")
     try:
-        warm_up(parts.state, next(parts.batches.train.epoch(0)), parts.plan)
+        warm_up(parts.state, parts.batches, parts.plan)
     except TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"device.compile={mode} failed ({reason}); device.compile=null trains without it") from error
@@ -230,5 +230,5 @@ def checkpoint_contents(parts: RunParts) -> dict[str, Any]:
         "class_names": list(parts.dataset.class_names),
         "preprocessing": asdict(parts.dataset.preprocessing),
         "fingerprint": parts.dataset.fingerprint,
-        "environment": environment(parts.runtime),
+        "environment": parts.environment,
     }

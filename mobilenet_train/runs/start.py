@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -11,6 +10,7 @@ from mobilenet_train.config.checked import check_use
 from mobilenet_train.config.overrides import check_words
 from mobilenet_train.config.resume import Start, resolve
 from mobilenet_train.config.schema import Cifar10Config, TrainConfig
+from mobilenet_train.disk import expanded
 
 
 def run_composed(composed: DictConfig, words: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def import_session(config: TrainConfig) -> Callable[[Start, Sequence[str]], int]
     if isinstance(config.dataset, Cifar10Config):
         from mobilenet_train.data.cifar10 import begin_reading
 
-        begin_reading(Path(config.dataset.root).expanduser())
+        begin_reading(expanded(config.dataset.root))
 
     with nothing_collected():
         from mobilenet_train.runs.session import run

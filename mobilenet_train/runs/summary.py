@@ -19,7 +19,6 @@ from mobilenet_train.config.saved import read_words
 from mobilenet_train.config.schema import budget_seconds, is_free
 from mobilenet_train.runs.build import RunParts
 from mobilenet_train.runs.folder import write_summary
-from mobilenet_train.runtime import environment
 from mobilenet_train.tracking import RunDescription
 from mobilenet_train.version import __version__
 
@@ -76,7 +75,7 @@ def summarise(parts: RunParts, folder: Path, status: str, wall_seconds: float, r
         "wall_seconds_this_process": round(wall_seconds, 3),
         "peak_memory_bytes": peak,
         "memory_kind": "CUDA allocator" if cuda else "resident set",
-        "environment": environment(runtime),
+        "environment": parts.environment,
         "versions": {
             "mnet-train": __version__,
             "torch": str(torch.__version__),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from typing import Any
 from mobilenet_train.config.overrides import parsed
 from mobilenet_train.config.saved import read_saved, read_words
 from mobilenet_train.disk import read_json, write_text
-from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.folder import read_summary
 from mobilenet_train.sweeps.jobs import Job, hashes, identity
 
-FORMAT = 2  # of sweep.json; without a number it is of version 0.1.0
+FORMAT = 3  # of sweep.json; without a number it is of version 0.1.0
 JOB_NAME = re.compile(r".+_[0-9a-f]{8}")  # as `make_job` names it
-NEVER_STARTED = ""  # the hash of a job of version 0.1.0 that saved nothing
+NEVER_STARTED = ""  # the hash of an older version's job that saved nothing
 UNFINISHED = ("waiting", "running", "interrupted", "killed", "failed")
 DAMAGED = "summary.json damaged"
 
@@ -53,7 +54,7 @@ def read_manifest(folder: Path) -> Manifest:
         if number > FORMAT:
             raise RunError(f"{path} has format {number}, which is newer than this version's, {FORMAT}")
         _check_manifest(values)
-        read = _job_of_version_1 if "format" not in values else _job
+        read = _job if number == FORMAT else _rehashed
         return Manifest(values["overrides"], [read(folder, job) for job in values["jobs"]])
     except (LookupError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise RunError(f"{path} is damaged: delete it, and it is written again from the jobs beside it") from error
@@ -77,15 +78,19 @@ def rebuilt_manifest(folder: Path) -> Manifest:
     What was typed for all of them was fixed, the rest was swept.
     """
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    typed = {path.name: read_words(path) for path in paths if (path / "config.yaml").exists()}
-    typed = {name: words for name, words in typed.items() if _started_as(words, name)}
+    typed: dict[str, list[str]] = {}
+    for path in paths:
+        with suppress(UserError):  # a job whose files are damaged says so itself when it is started again
+            if (path / "config.yaml").exists() and _started_as(words := read_words(path), path.name):
+                read_saved(path)
+                typed[path.name] = words
     fixed = [word for word in next(iter(typed.values()), []) if all(word in words for words in typed.values())]
     jobs = []
     for name, words in typed.items():
         own = parsed([word for word in words if word not in fixed and not word.startswith("run_dir=")])
         swept = {override.key_or_group: override.get_value_element_as_str() for override in own}
         seed = read_saved(folder / name).config.seed
-        jobs.append(_job_of_version_1(folder, {"name": name, "swept": swept, "seed": seed}))
+        jobs.append(_rehashed(folder, {"name": name, "swept": swept, "seed": seed}))
     return Manifest(fixed, jobs)
 
 
@@ -100,11 +105,12 @@ def _job(folder: Path, values: dict[str, Any]) -> Job:
     return Job(**values)
 
 
-def _job_of_version_1(folder: Path, values: dict[str, Any]) -> Job:
-    """Version 0.1.0 hashed configurations otherwise: the hash is made from what the job itself saved."""
-    if not (folder / values["name"] / "config.yaml").exists():
-        return Job(**values, hash=NEVER_STARTED)
-    own, group = hashes(read_saved(folder / values["name"]).config, values["swept"])
+def _rehashed(folder: Path, values: dict[str, Any]) -> Job:
+    """Older versions hashed configurations otherwise: the hash is made from what the job itself saved."""
+    try:
+        own, group = hashes(read_saved(folder / values["name"]).config, values["swept"])
+    except UserError:  # it saved nothing, or nothing that can be read
+        return Job(**{"group": NEVER_STARTED, **values, "hash": NEVER_STARTED})
     return Job(values["name"], values["swept"], values["seed"], group, own)
 
 

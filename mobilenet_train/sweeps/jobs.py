@@ -7,7 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mobilenet_train.config.checked import flat_values
+from omegaconf import OmegaConf
+
+from mobilenet_train.config.checked import leaves, values_of
 from mobilenet_train.config.overrides import parsed
 from mobilenet_train.config.saved import INTRODUCED
 from mobilenet_train.config.schema import ALIASES, TrainConfig, is_free
@@ -62,13 +64,15 @@ def hashes(config: TrainConfig, swept: Collection[str]) -> tuple[str, str]:
     Free keys count only where the sweep itself changes them. A key that has the value of runs from before there was
     that key does not count, so that a new version of the program makes no finished job a new one.
     """
+    record = OmegaConf.create(values_of(config))
     values = {
         key: _canonical(value)
-        for key, value in flat_values(config).items()
+        for key, value in leaves(record)
         if (not is_free(key) or _is_swept(key, swept))
-        and not (key in INTRODUCED and not callable(INTRODUCED[key].value) and value == INTRODUCED[key].value)
+        and not (key in INTRODUCED and value == INTRODUCED[key].of(record))
     }
-    return _hash(values), _hash({key: value for key, value in values.items() if key != "seed"})
+    of_repeats = {"seed"} | ({"dataset.split_seed"} if config.dataset.split_seed in (0, config.seed) else set())
+    return _hash(values), _hash({key: value for key, value in values.items() if key not in of_repeats})
 
 
 def label(swept: dict[str, str]) -> str:

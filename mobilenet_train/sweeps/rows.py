@@ -22,6 +22,7 @@ class Run:
     job: Job
     state: str
     top1: float | None  # of the last epoch, on the test images
+    hold_out_top1: float | None  # the same on the hold-out images
     best: float | None
     best_chosen_on: str
     parameters: int | None
@@ -110,7 +111,7 @@ def read_rows(folders: Sequence[Path]) -> list[Row]:
         for job in manifest.jobs:
             run = read_run(folder, job)
             known = repeats[job.group].get(job.seed)
-            if known is None or known.state != "finished":
+            if known is None or known.state != "finished" or run.state == "finished":  # the newest counts
                 repeats[job.group][job.seed] = run
             swept[job.group] = {**extra[folder], **{k: v for k, v in job.swept.items() if k != "seed"}}
     return [Row(swept[group], [runs[seed] for seed in sorted(runs)]) for group, runs in repeats.items()]
@@ -125,6 +126,7 @@ def read_run(folder: Path, job: Job) -> Run:
         job=job,
         state=state_of(folder, job.name),
         top1=final["test"]["top1"] if final else None,
+        hold_out_top1=final["val"]["top1"] if final and final["val"] else None,
         best=best["top1"] if best else None,
         best_chosen_on=best["chosen_on"] if best else "",
         parameters=summary.get("parameters"),

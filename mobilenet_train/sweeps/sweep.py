@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os.path import realpath  # which takes a loop of links
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +17,11 @@ from rich.table import Table
 
 from mobilenet_train.config.checked import check_use, checked_config
 from mobilenet_train.config.explain import explain
-from mobilenet_train.config.overrides import check_words
+from mobilenet_train.config.overrides import as_typed, check_words
 from mobilenet_train.config.rules import check_sweep
 from mobilenet_train.config.schema import SWEEP_KEYS, TrainConfig
 from mobilenet_train.console import add_rows, say, title_of
+from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.sweeps import report
@@ -68,7 +70,7 @@ class Sweep:
     def of(cls, loader: ConfigLoader, master: DictConfig, grid: Sequence[str]) -> "Sweep":
         """The sweep that a composed configuration asks for. Raises ConfigError for keys that a sweep cannot have."""
         check_sweep(master)
-        typed = [*grid, *master.hydra.overrides.task]
+        typed = [*grid, *as_typed(master.hydra)]
         parsed = OverridesParser.create().parse_overrides(typed)
         local = master.hydra.launcher._target_.startswith("hydra_plugins._mobilenet_train.")
         for override in parsed:
@@ -80,7 +82,7 @@ class Sweep:
             if key in ("slots", "on_failure") and not local:
                 raise ConfigError(f"{key} has no effect with this hydra/launcher; it belongs to hydra/launcher=local")
         swept = list(dict.fromkeys(override.key_or_group for override in parsed if override.is_sweep_override()))
-        outputs = Path(master.outputs).expanduser().resolve()
+        outputs = Path(realpath(expanded(master.outputs)))
         folder = outputs / master.sweep if master.sweep else find_sweep(outputs, typed)
         return cls(folder, typed, swept, loader, master)
 
@@ -123,7 +125,8 @@ class Sweep:
             except Exception as error:  # of the user's making: composing runs nothing
                 swept = " ".join(word for word in words if word.partition("=")[0] in self.swept)
                 reason = str(error) if isinstance(error, UserError) else explain(error)
-                raise ConfigError(f"job {number} of {len(batch)} ({swept}): {reason}") from error
+                job = f"job {number} of {len(batch)} ({swept}): " if swept else ""
+                raise ConfigError(f"{job}{reason}") from error
         values = [self.swept_values(overrides) for _, overrides in configs]
         jobs = [make_job(config, swept) for (config, _), swept in zip(configs, values, strict=True)]
         named = zip(known_names(self.folder, jobs), configs, strict=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -28,14 +29,15 @@ def fit(
     batches: Batches,
     plan: Plan,
     save: Callable[[], None],
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], int] = lambda: 0,
     budget: Budget | None = None,
 ) -> Iterator[Event]:
     """Trains `state` to the end of `plan`, or of `budget`, yielding what happens.
 
     Whoever reads the stream writes each event down before asking for the next; a checkpoint is saved only
     after that. So what a checkpoint knows is on disk, and what came after it is cut off at a resume.
-    Raises Interrupted (state saved) once `stop()` is true, NotFiniteError if the loss is not finite.
+    Raises Interrupted (state saved) once `stop()` gives the number of a signal, on this rank or another;
+    NotFiniteError if the loss is not finite.
     """
     while state.batch > 0 or (state.step < state.updates and not early_stopped(state, plan)):
         if state.batch == 0:
@@ -44,10 +46,10 @@ def fit(
         try:
             yield from train_epoch(state, batches.train, plan, save, stop, budget)
             result = finish_epoch(state, batches, plan, stop)
-        except (Interrupted, StoppedError):
+        except (Interrupted, StoppedError) as end:
             check_finite(state, plan)
             save()
-            raise Interrupted from None
+            raise Interrupted(end.signal if isinstance(end, Interrupted) else stop()) from None
         yield result
         save()
         if budget:
@@ -59,27 +61,37 @@ def train_epoch(
     data: TrainBatches,
     plan: Plan,
     save: Callable[[], None],
-    stop: Callable[[], bool],
+    stop: Callable[[], int],
     budget: Budget | None,
 ) -> Iterator[Event]:
-    """The rest of the current epoch, from batch `state.batch` on."""
-    saved_at = time.monotonic()
+    """The rest of the current epoch, from batch `state.batch` on.
+
+    The clock stops only where the device has nothing left to do, so that no work goes uncounted.
+    """
+    config, runtime, saved_at = plan.config, plan.runtime, time.monotonic()
     stream = data.epoch(state.epoch, state.batch, lambda: plan.resolution(state.step, state.updates))
     clock = time.perf_counter()
-    while state.step < state.updates and (group := list(islice(stream, plan.config.optim.accumulate))):
+    while state.step < state.updates and (group := list(islice(stream, config.optim.accumulate))):
         train_update(state, group, plan)
+        logs = state.step % config.log_every == 0
+        late = time.monotonic() - saved_at > 60 * config.checkpoint.every_minutes
+        signal, saves = agreed(runtime.ranks, stop(), late)
+        if logs or signal or saves:
+            runtime.drain()
         state.sums.seconds += time.perf_counter() - clock
         if budget:
             budget.updated(state)
-        if state.step % plan.config.log_every == 0:
+        if logs:
             yield progress(state, plan)
-        if stop():
-            raise Interrupted
-        if agreed(plan.runtime.ranks, time.monotonic() - saved_at > 60 * plan.config.checkpoint.every_minutes):
+        if signal:
+            raise Interrupted(signal)
+        if saves:
             check_finite(state, plan)
             save()
             saved_at = time.monotonic()
         clock = time.perf_counter()
+    runtime.drain()
+    state.sums.seconds += time.perf_counter() - clock
     if budget:
         budget.epoch_trained()
 
@@ -88,15 +100,16 @@ def finish_epoch(
     state: TrainState,
     batches: Batches,
     plan: Plan,
-    stop: Callable[[], bool],
+    stop: Callable[[], int],
 ) -> EpochResult:
-    """Evaluates, and moves the state to the start of the next epoch. Raises Interrupted once `stop()` is true."""
+    """Evaluates, and moves the state to the start of the next epoch. Raises Interrupted as `fit` does."""
     check_finite(state, plan)
     trained_at, clock = time.time(), time.perf_counter()
     predicted: list[Tensor] = []
-    test = evaluate(state.model, batches.test, plan.runtime, stop, lambda x: predicted.append(x.argmax(1)))
-    val = evaluate(state.model, batches.val, plan.runtime, stop) if batches.val else None
-    ema_test = evaluate(state.ema.model, batches.test, plan.runtime, stop) if state.ema else None
+    score = partial(evaluate, runtime=plan.runtime, stop=stop, evaluator=state.evaluator)
+    test = score(state.model, batches.test, show=lambda x: predicted.append(x.argmax(1)))
+    val = score(state.model, batches.val) if batches.val else None
+    ema_test = score(state.ema.model, batches.test) if state.ema else None
     last_loss, last_top1 = state.sums.last_batch.tolist()
     result = EpochResult(
         epoch=state.epoch,
@@ -127,7 +140,9 @@ def finish_epoch(
 def gather_predictions(batches: EvalBatches, predicted: list[Tensor]) -> Tensor:
     """The class of every image, int32 (N,), on every rank, from those of this rank's images in each batch."""
     classes = torch.zeros(len(batches.split), dtype=torch.int32)
-    classes[torch.cat(batches.shares)] = torch.cat(predicted).int().cpu()
+    numbers = torch.arange(len(classes))
+    shares = [numbers[share.start : share.stop] for share in batches.shares]
+    classes[torch.cat(shares)] = torch.cat(predicted).int().cpu()
     return summed(batches.ranks, classes)
 
 

@@ -1,5 +1,8 @@
 """Everything that changes while a run trains, and nothing else: what a checkpoint has to hold."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from mobilenet_train.results import EpochResult, Score
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.ema import Ema
+from mobilenet_train.training.evaluation import EAGER, Evaluator
 
 COUNTERS = ("step", "epoch", "batch", "recoveries", "elapsed")
 
@@ -54,6 +58,7 @@ class TrainState:
     first_bad_step: Tensor  # int64 (): the first update with a loss that was not finite, or -1
     updates: int  # planned for the whole run; a budget plans again during the run
     replica: nn.Module | None = None  # the model as several ranks train it, exchanging gradients
+    evaluator: Evaluator = EAGER
     step: int = 0
     epoch: int = 0
     batch: int = 0
@@ -93,6 +98,16 @@ class TrainState:
         self.first_bad_step.fill_(-1)
         self.history = [result_from_dict(values) for values in saved["history"]]
         self.test_predictions = saved.get("test_predictions")  # a checkpoint from before there were any
+
+
+@contextmanager
+def restored(state: TrainState) -> Iterator[None]:
+    """What happens within leaves no trace in `state`."""
+    before = deepcopy(state.state_dict())
+    try:
+        yield
+    finally:
+        state.load_state_dict(before)
 
 
 def new_sums(runtime: Runtime, started_at: float = 0.0) -> EpochSums:

@@ -1,19 +1,18 @@
 """One optimiser update, from batches to new weights."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenet_train.distributed import average_statistics, exchange, summed
+from mobilenet_train.distributed import exchange, share_update
 from mobilenet_train.seeding import STEP, key
 from mobilenet_train.training.optimizer import penalised_weights
 from mobilenet_train.training.schedule import Plan
 from mobilenet_train.training.state import TrainState
 
-WARM_UP_UPDATES = 3  # CUDA graphs (device.compile=reduce-overhead) are recorded at the third
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # the values of device.compile that use them
 
 
 def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], plan: Plan) -> None:
@@ -25,6 +24,10 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     network = state.replica or state.model
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate_of(state, plan, state.step) * group.get("rate_share", 1.0)
+    own_gradients = len(batches) > 1 and config.device.compile in CUDA_GRAPHS
+    if own_gradients:
+        make_gradients(state.model)
+    measured = []
     for number, (images, labels) in enumerate(batches):
         torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
         share = len(labels) / config.batch_size  # of the global batch
@@ -35,26 +38,26 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
             loss = training_loss(logits, labels, config.label_smoothing, plan.class_weights)
             weight = share * ranks.size / len(batches)  # the exchange takes the mean over ranks
             state.scaler.scale(weight * (loss + l1_penalty(state.model, config.optim.l1))).backward()
-        record(state, plan, logits.detach(), loss.detach(), labels)
+        measured.append(measure(logits.detach(), loss.detach(), labels, share, runtime.sum_dtype))
     if config.optim.clip_norm is not None:
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=not own_gradients)
+    for loss, right in share_update(ranks, torch.cat(measured), state.model, share).view(-1, 2):
+        record(state, config.batch_size, loss, right)
     state.step += 1
     state.batch += len(batches)
-    average_statistics(state.model, ranks, share)
     if state.ema:
         state.ema.update(state.step)
 
 
-def warm_up(state: TrainState, batch: tuple[Tensor, Tensor], plan: Plan) -> None:
-    """A few updates that leave no trace in `state`, so that torch.compile's work is outside all measured times."""
-    before = deepcopy(state.state_dict())
-    for _ in range(WARM_UP_UPDATES):
-        train_update(state, [batch], plan)
-    state.load_state_dict(before)
+def make_gradients(model: nn.Module) -> None:
+    """Gives the parameters gradients to add to. Those that a CUDA graph makes are overwritten when it runs again."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def training_loss(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
@@ -76,16 +79,20 @@ def l1_penalty(model: nn.Module, strength: float) -> Tensor | float:
     return strength * torch.stack([weight.abs().sum() for weight in penalised_weights(model)]).sum()
 
 
-def record(state: TrainState, plan: Plan, logits: Tensor, loss: Tensor, labels: Tensor) -> None:
-    """Adds a global batch to the epoch's sums and remembers the first loss that was not finite, all on the device.
+def measure(logits: Tensor, loss: Tensor, labels: Tensor, share: float, dtype: torch.dtype) -> Tensor:
+    """`dtype` (2,): this rank's part of the global batch's mean loss, its `share` of it, and how many are right.
 
     A mixed image counts as right where the prediction is the larger share's label.
     """
-    images, dtype = plan.config.batch_size, plan.runtime.sum_dtype
     classes = labels if labels.ndim == 1 else labels.argmax(1)
     right = (logits.argmax(1) == classes).sum()
-    part = torch.stack([loss.to(dtype) * (len(labels) / images), right.to(dtype)])
-    loss, right = summed(plan.runtime.ranks, part)
+    return torch.stack([loss.to(dtype) * share, right.to(dtype)])
+
+
+def record(state: TrainState, images: int, loss: Tensor, right: Tensor) -> None:
+    """Adds a global batch of `images` to the epoch's sums and remembers the first loss that was not finite, all on
+    the device.
+    """
     state.sums.totals += torch.stack([loss * images, right])
     state.sums.last_batch = torch.stack([loss, right * (100 / images)])
     state.sums.seen += images

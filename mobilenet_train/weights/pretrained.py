@@ -1,6 +1,7 @@
 """Starting from trained weights: where they come from, whether they fit, and what starts from scratch."""
 
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -9,25 +10,36 @@ import torch
 from torch import Tensor
 
 from mobilenet_train import checkpoint, tensor_files
+from mobilenet_train.disk import expanded
 from mobilenet_train.errors import RunError
 from mobilenet_train.models import MobileNet
 from mobilenet_train.weights.keras_files import read_keras
 
 TORCHVISION_NAMES = {"v2": "mobilenet_v2", "v3_large": "mobilenet_v3_large", "v3_small": "mobilenet_v3_small"}
 
-Weights = tuple[dict[str, Tensor], list[str] | None]  # by parameter name; the classes, where the file names them
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights by parameter name. `checkpoint`: whatever else one of our own files holds."""
+
+    state: dict[str, Tensor]
+    checkpoint: dict[str, Any] | None = None
 
 
-def start_from(model: MobileNet, network: str, source: str, class_names: tuple[str, ...]) -> str:
+def read_weights(network: str, source: str) -> Weights:
+    """The weights that model.weights names, for this network. Raises RunError if they cannot be read."""
+    return _download(network) if source == "torchvision" else _read(expanded(source))
+
+
+def start_from(model: MobileNet, network: str, source: str, weights: Weights, class_names: tuple[str, ...]) -> str:
     """Copies the weights of `source` (model.weights) into `model`; returns what to log.
 
-    The last layer starts from scratch if the weights are for other classes. Raises RunError if they cannot be read or
-    do not fit.
+    The last layer starts from scratch if the weights are for other classes. Raises RunError if they do not fit.
     """
-    state, names = _download(network) if source == "torchvision" else _read(Path(source).expanduser())
+    names = weights.checkpoint["class_names"] if weights.checkpoint else None
     ours = model.state_dict()
     head = f"classifier.{len(model.classifier) - 1}"
-    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    state = {name: value for name, value in weights.state.items() if not name.endswith("num_batches_tracked")}
     wanted = {name for name in ours if not name.endswith("num_batches_tracked")}
     if lost := sorted(wanted - state.keys()) + sorted(state.keys() - wanted):
         raise RunError(f"model.weights={source} is not a {network}: {lost[0]} is only in one of the two")
@@ -67,7 +79,7 @@ def _download(network: str) -> Weights:
 
     weights = get_model_weights(TORCHVISION_NAMES[network]).DEFAULT
     try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True)), None
+        return Weights(dict(weights.get_state_dict(progress=False, check_hash=True)))
     except (URLError, OSError, RuntimeError) as error:
         raise RunError(
             f"model.weights=torchvision: {weights.url} could not be downloaded ({error}); "
@@ -83,9 +95,9 @@ def _read(path: Path) -> Weights:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path), None
+            return Weights(load_file(path))
         if path.suffix in (".h5", ".hdf5"):
-            return read_keras(path), None
+            return Weights(read_keras(path))
         saved = tensor_files.read(path)
     except FileNotFoundError as error:
         raise RunError(f"model.weights={path} does not exist") from error
@@ -101,8 +113,8 @@ def _read(path: Path) -> Weights:
         raise RunError(f"model.weights={path} cannot be read: {str(error).splitlines()[0]}") from error
     if isinstance(saved, dict) and "format" in saved:
         saved = checkpoint.load(path)
-        return saved["model"], saved["class_names"]
-    return _state_dict(saved, path), None
+        return Weights(saved["model"], saved)
+    return Weights(_state_dict(saved, path))
 
 
 def _state_dict(saved: Any, path: Path) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from mobilenet_train.config.schema import OPTIONS, SCHEMAS
+from mobilenet_train.config.schema import ALIASES, OPTIONS, SCHEMAS
 from mobilenet_train.console import LONGEST, printable
 from tests.children import Child, mnet_train
 
@@ -138,7 +138,7 @@ def names_of(word: str) -> list[str]:
     key, _, value = word.partition("=")
     key = key.strip("+~").split("@")[0]
     known = key in OPTIONS or key in SCHEMAS
-    parts = (key, word, value.strip("'\"[]{}"), "" if known else key.partition(".")[0])
+    parts = (key, ALIASES.get(key, ""), word, value.strip("'\"[]{}"), "" if known else key.partition(".")[0])
     return [printable(part)[:12] for part in parts if part] or ["''"]
 
 

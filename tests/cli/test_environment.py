@@ -24,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torchvision.datasets import CIFAR10
 
+from mobilenet_train import runtime
 from mobilenet_train.cli.guard import guarded
 from mobilenet_train.config.resume import resolve
 from mobilenet_train.config.rules import check
@@ -280,7 +281,7 @@ def test_half_precision_on_a_cpu_found_by_auto_is_a_wrong_configuration(
     refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: {"avx2"})
     assert "AVX512_BF16" in refused(2, *TINY, "device=auto", "device.precision=bf16")
     assert "device.precision=fp16" in refused(2, *TINY, "device=auto", "device.precision=fp16")
     assert list(tmp_path.iterdir()) == []

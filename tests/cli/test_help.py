@@ -299,11 +299,12 @@ augment.magnitude augment.mixup augment.name augment.operations augment.resized_
 dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.crop_ratio dataset.download
 dataset.factory dataset.fraction dataset.max_per_class dataset.mean dataset.name dataset.on_bad_image
 dataset.resolution dataset.root dataset.std dataset.store_size dataset.test dataset.test_fraction dataset.train
-dataset.val_fraction dataset.workers
-device.channels_last device.compile device.name device.precision device.sync_batch_norm device.threads
+dataset.split_seed dataset.val_fraction dataset.workers
+device.channels_last device.compile device.deterministic device.name device.precision device.sync_batch_norm
+device.threads
 model.activation model.args model.depth_multiplier model.dropout model.factory model.freeze model.name model.norm_eps
 model.norm_momentum model.padding model.separable model.squeeze_excite model.stride_plan model.weights
-model.width_mult
+model.wide_head model.width_mult
 optim.accumulate optim.alpha optim.backbone_lr optim.betas optim.clip_norm optim.decay_depthwise
 optim.decay_norm_and_bias optim.eps optim.l1 optim.lr optim.momentum optim.name optim.nesterov optim.schedule.decay
 optim.schedule.every_epochs optim.schedule.factor optim.schedule.final optim.schedule.warmup optim.sgd_lr

@@ -70,6 +70,18 @@ def test_mnet_report_merges_sweeps_into_a_folder_of_its_own(tmp_path: Path, tool
     assert not (a / "sweep.csv").exists()
 
 
+def test_mnet_report_compares_two_sweeps_seed_by_seed(tmp_path: Path, tool: Tool, capsys: Capture) -> None:
+    runs = {"a": {(0.1, 0): 60.0, (0.1, 1): 61.0}, "b": {(0.1, 0): 61.0, (0.1, 1): 63.0}}
+    a, b = (make_sweep(tmp_path / name, of) for name, of in runs.items())
+    before = sorted(tmp_path.rglob("*"))
+    assert tool("mnet-report", a, b, "--paired") == 0
+    assert "width_mult=0.1  test         0 1    60.50  62.00  +1.50 ± 6.35  0.2" in capsys.readouterr().out
+    assert tool("mnet-report", a, b, "--paired", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["seeds"], found["a"], found["b"], found["difference"]["mean"]) == ([0, 1], 60.5, 62.0, 1.5)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_mnet_report_diff_shows_what_differs(tmp_path: Path, tool: Tool, capsys: Capture) -> None:
     folder = make_sweep(tmp_path / "s", {(0.1, 0): 60.0, (0.25, 0): 61.0})
     a, b = (next(folder.glob(f"width_mult-{width}_*")) for width in (0.1, 0.25))

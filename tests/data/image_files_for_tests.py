@@ -49,6 +49,7 @@ SMALL: dict[str, Any] = {
     "fraction": 1.0,
     "max_per_class": None,
     "val_fraction": 0.0,
+    "split_seed": 0,
     "store_size": 32,
     "cache": "memory",
     "workers": 1,

@@ -27,10 +27,10 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree(tmp_path_factory.mktemp("image_files") / "tree")
 
 
-def load_and_listen(config: FolderConfig, seed: int = 0) -> tuple[Dataset, list[str]]:
+def load_and_listen(config: FolderConfig) -> tuple[Dataset, list[str]]:
     reported: list[str] = []
     listener = Listener(lambda message, kind: reported.append(f"{kind}: {message}"), lambda *_: None, lambda: False)
-    return load(config, seed, listener), reported
+    return load(config, listener), reported
 
 
 def everything(split: Split, size: int = 5) -> Tensor:
@@ -45,7 +45,7 @@ def counts(split: Split) -> list[int]:
 
 
 def test_a_tree_is_a_data_set_with_its_folders_names(image_folder: Path) -> None:
-    data = load(folder_config(image_folder), 0)
+    data = load(folder_config(image_folder))
     assert data.class_names == ("ant", "bee", "cat")
     assert counts(data.train) == [12, 12, 12]
     assert counts(data.test) == [4, 4, 4]
@@ -55,7 +55,9 @@ def test_a_tree_is_a_data_set_with_its_folders_names(image_folder: Path) -> None
 
 
 def test_one_tree_is_split_by_the_seed_with_the_same_share_of_every_class(image_folder: Path) -> None:
-    one, again, other = (load(folder_config(image_folder / "train", test_fraction=0.25), seed) for seed in (0, 0, 1))
+    one, again, other = (
+        load(folder_config(image_folder / "train", test_fraction=0.25, split_seed=seed)) for seed in (0, 0, 1)
+    )
     assert counts(one.train) == [9, 9, 9]
     assert counts(one.test) == [3, 3, 3]
     assert one.fingerprint == again.fingerprint != other.fingerprint
@@ -63,7 +65,7 @@ def test_one_tree_is_split_by_the_seed_with_the_same_share_of_every_class(image_
 
 
 def test_chosen_classes_keep_the_order_they_are_given_in(image_folder: Path) -> None:
-    data = load(folder_config(image_folder, classes=["cat", "ant"]), 0)
+    data = load(folder_config(image_folder, classes=["cat", "ant"]))
     assert data.class_names == ("cat", "ant")
     assert counts(data.train) == [12, 12]
     first = everything(data.test)[data.test.labels == 0].double().mean((0, 1, 2))
@@ -71,7 +73,7 @@ def test_chosen_classes_keep_the_order_they_are_given_in(image_folder: Path) -> 
 
 
 def test_a_class_may_be_made_of_several_folders(image_folder: Path) -> None:
-    data = load(folder_config(image_folder, classes={"insect": ["bee", "ant"], "mammal": ["cat"]}), 0)
+    data = load(folder_config(image_folder, classes={"insect": ["bee", "ant"], "mammal": ["cat"]}))
     assert data.class_names == ("insect", "mammal")
     assert counts(data.train) == [24, 12]
     assert counts(data.test) == [8, 4]
@@ -84,7 +86,7 @@ def test_groups_of_folders_can_be_given_on_the_command_line() -> None:
 
 
 def test_shares_are_taken_before_any_image_is_opened(image_folder: Path) -> None:
-    few = load(folder_config(image_folder, max_per_class=2), 0)
+    few = load(folder_config(image_folder, max_per_class=2))
     assert (counts(few.train), counts(few.test)) == ([2, 2, 2], [2, 2, 2])
     half, reported = load_and_listen(folder_config(image_folder, fraction=0.5, val_fraction=0.5))
     assert half.val is not None
@@ -94,14 +96,14 @@ def test_shares_are_taken_before_any_image_is_opened(image_folder: Path) -> None
 
 def test_imagenets_ids_are_shown_and_asked_for_as_words(tmp_path: Path) -> None:
     root = tree(tmp_path / "tree", train=2, test=1, names=("n01440764", "n03394916", "n03888257"))
-    assert load(folder_config(root), 0).class_names == ("tench", "French horn", "parachute")
-    chosen = load(folder_config(root, classes=["French horn", "n01440764"]), 0)
+    assert load(folder_config(root)).class_names == ("tench", "French horn", "parachute")
+    chosen = load(folder_config(root, classes=["French horn", "n01440764"]))
     assert chosen.class_names == ("French horn", "tench")
 
 
 def test_folders_of_which_not_all_are_imagenet_ids_keep_their_names(tmp_path: Path) -> None:
     root = tree(tmp_path / "tree", train=2, test=1, names=("n01440764", "mine"))
-    assert load(folder_config(root), 0).class_names == ("mine", "n01440764")
+    assert load(folder_config(root)).class_names == ("mine", "n01440764")
 
 
 def test_the_table_of_words_has_imagenets_1000_classes_in_the_order_of_torchvisions_weights() -> None:
@@ -114,7 +116,7 @@ def test_the_table_of_words_has_imagenets_1000_classes_in_the_order_of_torchvisi
 
 def test_imagenet_subset_is_the_folder_of_the_same_root(image_folder: Path, tmp_path: Path) -> None:
     shared = (f"dataset.root={image_folder}", f"dataset.cache_dir={tmp_path}", "dataset.val_fraction=0.25")
-    one, two = (load(configure(f"dataset={name}", *shared).dataset, 0) for name in ("folder", "imagenet_subset"))
+    one, two = (load(configure(f"dataset={name}", *shared).dataset) for name in ("folder", "imagenet_subset"))
     assert one.class_names == two.class_names
     assert one.preprocessing == two.preprocessing
     assert one.fingerprint == two.fingerprint
@@ -152,7 +154,7 @@ def test_every_way_to_hold_the_images_gives_the_same_data_set(image_folder: Path
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_batches_come_in_the_order_asked_for(image_folder: Path, way: dict[str, Any]) -> None:
-    train = load(folder_config(image_folder, **way), 0).train
+    train = load(folder_config(image_folder, **way)).train
     whole = everything(train)
     order = [torch.tensor(batch) for batch in ([5, 0, 35], [7], [1, 1, 2, 34])]
     for batch, images in zip(order, train.batches(order), strict=True):
@@ -162,7 +164,7 @@ def test_batches_come_in_the_order_asked_for(image_folder: Path, way: dict[str, 
 def test_the_stored_size_follows_the_resolution_as_224_follows_256(image_folder: Path) -> None:
     sizes = {}
     for resolution in (224, 160, 128):
-        data = load(folder_config(image_folder, resolution=resolution, store_size=None, max_per_class=1), 0)
+        data = load(folder_config(image_folder, resolution=resolution, store_size=None, max_per_class=1))
         sizes[resolution] = everything(data.test).shape[1:]
     assert sizes == {224: (256, 256, 3), 160: (183, 183, 3), 128: (146, 146, 3)}
 
@@ -175,12 +177,12 @@ def test_a_disk_without_room_streams_with_auto_and_refuses_with_disk(
     assert isinstance(data.train.images, StreamedImages)
     assert any("dataset.cache=auto continues with dataset.cache=off" in line for line in reported)
     with pytest.raises(NoRoomError):
-        load(folder_config(image_folder, cache="disk", cache_dir=str(tmp_path)), 0)
+        load(folder_config(image_folder, cache="disk", cache_dir=str(tmp_path)))
 
 
 def test_an_image_that_vanishes_under_a_streaming_run_is_named(tmp_path: Path) -> None:
     root = tree(tmp_path / "tree", train=3, test=2)
-    train = load(folder_config(root, cache="off", workers=1), 0).train
+    train = load(folder_config(root, cache="off", workers=1)).train
     (root / "train/bee/001.jpg").unlink()
     with pytest.raises(RunError, match=r"train/bee/001\.jpg cannot be read: No such file.*whole when this run looked"):
         everything(train)
@@ -199,7 +201,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
 def test_200_spoiled_files_are_reported_whole_in_one_go(spoiled: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     root, reasons = spoiled
     with pytest.raises(RunError) as refused:
-        load(folder_config(root, cache="disk", workers=2, cache_dir=str(tmp_path / "cache")), 0)
+        load(folder_config(root, cache="disk", workers=2, cache_dir=str(tmp_path / "cache")))
     first, *named, more, advice = str(refused.value).splitlines()
     assert first == "200 of 248 image files cannot be used:"
     assert len(named) == 10
@@ -227,13 +229,13 @@ def test_a_class_left_without_training_images_is_named(tmp_path: Path) -> None:
     for path in (root / "train/bee").iterdir():
         path.write_bytes(b"")
     with pytest.raises(RunError, match="class 'bee' has no training images"):
-        load(folder_config(root, on_bad_image="skip"), 0)
+        load(folder_config(root, on_bad_image="skip"))
 
 
 def test_a_split_without_images_is_named(tmp_path: Path) -> None:
     root = tree(tmp_path / "tree", train=2, test=0)
     with pytest.raises(RunError, match="there are no test images in"):
-        load(folder_config(root), 0)
+        load(folder_config(root))
 
 
 def test_duplicates_across_the_splits_are_warned_of(tmp_path: Path) -> None:
@@ -248,13 +250,13 @@ def test_duplicates_across_the_splits_are_warned_of(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_of_contents_not_of_times_or_places(image_folder: Path, tmp_path: Path) -> None:
-    before = load(folder_config(image_folder), 0).fingerprint
+    before = load(folder_config(image_folder)).fingerprint
     copy = tree(tmp_path / "elsewhere")
-    assert load(folder_config(copy), 0).fingerprint == before
+    assert load(folder_config(copy)).fingerprint == before
     file = copy / "train/ant/000.jpg"
     file.write_bytes(encoded(draw(random.Random(0).randrange(10**6))))
-    assert load(folder_config(copy), 0).fingerprint != before
-    assert load(folder_config(image_folder, store_size=40), 0).fingerprint != before
+    assert load(folder_config(copy)).fingerprint != before
+    assert load(folder_config(image_folder, store_size=40)).fingerprint != before
 
 
 def test_files_that_are_not_images_by_name_are_counted(tmp_path: Path) -> None:

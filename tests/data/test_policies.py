@@ -95,7 +95,11 @@ def test_jitter_clamps_to_0_and_255() -> None:
     assert (changed.min(), changed.max()) == (0, 255)
 
 
-SPACE = operations.WIDE
+def applied(images: Tensor, kinds: Tensor, strengths: Tensor) -> Tensor:
+    """In TrivialAugment's space."""
+    return operations.apply(images, kinds, strengths, operations.Grouped.of(kinds), operations.WIDE)
+
+
 ALONE = {  # strength 0.5 of each operation as torchvision does it, on uint8
     "identity": lambda image: image,
     "brightness": lambda image: v2.adjust_brightness(image, 1.495),
@@ -113,7 +117,7 @@ ALONE = {  # strength 0.5 of each operation as torchvision does it, on uint8
 def test_an_operation_is_torchvisions_and_leaves_the_other_images_alone(kind: str) -> None:
     images = planes(3).mul(0.6).add(40).round()
     kinds = torch.tensor([0, KINDS[kind], 0])
-    changed = operations.apply(images, kinds, torch.tensor([1.0, 0.5, -1.0]), SPACE)
+    changed = applied(images, kinds, torch.tensor([1.0, 0.5, -1.0]))
     expected = ALONE[kind](images[1].to(torch.uint8)).float()
     assert float((changed[1] - expected).abs().max()) <= 2  # torchvision rounds between its steps
     assert torch.equal(changed[::2], images[::2])
@@ -131,7 +135,7 @@ def test_an_operation_is_torchvisions_and_leaves_the_other_images_alone(kind: st
 )
 def test_a_movement_is_torchvisions(kind: str, angle: float, move: tuple[int, int], shear: tuple[float, float]) -> None:
     images = planes(2, size=28)  # strength 0.5 of the wide space: 28 x 32 / 224 / 2 = 2 pixels, a slope of 0.495
-    changed = operations.apply(images, torch.tensor([KINDS[kind]] * 2), torch.tensor([0.5, 0.0]), SPACE)
+    changed = applied(images, torch.tensor([KINDS[kind]] * 2), torch.tensor([0.5, 0.0]))
     bilinear = v2.InterpolationMode.BILINEAR
     expected = v2.affine(images[0], angle, move, scale=1.0, shear=list(shear), interpolation=bilinear)
     assert float((changed[0] - expected).abs().max()) <= 1.0

@@ -54,7 +54,7 @@ def everything(split: Split) -> torch.Tensor:
 @pytest.mark.parametrize("cache", ["memory", "disk", "off"])
 def test_shards_are_the_data_set_of_the_folder_they_hold(folder: Path, cache: str) -> None:
     assert len(list(folder.parent.glob("train-*.tar"))) == 4
-    expected, data = load(folder_config(folder), 0), load(shard_config(folder, cache=cache), 0)
+    expected, data = load(folder_config(folder)), load(shard_config(folder, cache=cache))
     assert data.class_names == expected.class_names
     assert data.fingerprint == expected.fingerprint
     assert torch.equal(everything(data.train), everything(expected.train))
@@ -62,20 +62,20 @@ def test_shards_are_the_data_set_of_the_folder_they_hold(folder: Path, cache: st
 
 
 def test_a_tar_is_gone_through_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(shard_config(folder), 0)
+    load(shard_config(folder))
     monkeypatch.setattr(shards, "_read_members", None)
-    assert len(load(shard_config(folder), 0).train) == 36
+    assert len(load(shard_config(folder)).train) == 36
 
 
 def test_without_names_classes_are_numbers(folder: Path) -> None:
-    assert load(shard_config(folder, class_names=None), 0).class_names == ("0", "1", "2")
+    assert load(shard_config(folder, class_names=None)).class_names == ("0", "1", "2")
 
 
 def test_names_that_do_not_fit_the_classes_are_refused(folder: Path) -> None:
     config = shard_config(folder)
     Path(str(config.class_names)).write_text("ant\nbee\n")
     with pytest.raises(RunError, match="has 2 names for 3 classes"):
-        load(config, 0)
+        load(config)
 
 
 def test_a_bad_member_is_named_with_its_shard(folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_bad_member_is_named_with_its_shard(folder: Path) -> None:
     with pytest.raises(
         RunError, match=r"1 of 49 image files cannot be used:\n .*train-900000\.tar/spoiled\.jpg is not"
     ):
-        load(shard_config(folder), 0)
+        load(shard_config(folder))
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_a_shard_of_another_kind_is_refused(folder: Path, members: dict[str, byt
             file.write_bytes(data)
             tar.add(file, name)
     with pytest.raises(RunError, match=words):
-        load(shard_config(folder), 0)
+        load(shard_config(folder))

@@ -30,14 +30,20 @@ from mobilenet_train.data.sources import load
 from mobilenet_train.errors import ConfigError, RunError
 from tests.data.images_for_tests import numbered
 
-SHARES: dict[str, Any] = {"resolution": 32, "fraction": 1.0, "max_per_class": None, "val_fraction": 0.0}
+SHARES: dict[str, Any] = {
+    "resolution": 32,
+    "fraction": 1.0,
+    "max_per_class": None,
+    "val_fraction": 0.0,
+    "split_seed": 0,
+}
 DIGITS = DigitsConfig(name="digits", mean=[0.3] * 3, std=[0.3] * 3, **SHARES)
 UNEVEN = torch.tensor([0] * 100 + [1] * 40 + [2] * 10)[torch.randperm(150, generator=torch.Generator().manual_seed(0))]
 
 
 @cache
 def digits(seed: int = 0) -> Dataset:
-    return load(DIGITS, seed)
+    return load(replace(DIGITS, split_seed=seed))
 
 
 def per_class(labels: Tensor) -> dict[int, int]:
@@ -135,7 +141,7 @@ def test_digits_are_grey_images_of_three_equal_channels() -> None:
 
 
 def test_the_seed_decides_which_digits_are_for_testing() -> None:
-    assert equal(load(DIGITS, 0).test, digits(0).test)
+    assert equal(load(DIGITS).test, digits(0).test)
     assert not equal(digits(1).test, digits(0).test)
     assert digits(1).fingerprint != digits(0).fingerprint
 
@@ -147,7 +153,7 @@ def test_the_shipped_mean_and_std_of_digits_are_theirs() -> None:
 
 
 def test_fraction_takes_training_images_only_and_max_per_class_test_images_too() -> None:
-    tenth, few = (load(replace(DIGITS, **change), 0) for change in ({"fraction": 0.1}, {"max_per_class": 5}))
+    tenth, few = (load(replace(DIGITS, **change)) for change in ({"fraction": 0.1}, {"max_per_class": 5}))
     assert set(per_class(tenth.train.labels).values()) <= {14, 15}
     assert len(tenth.test) == 359
     assert set(per_class(few.train.labels).values()) == {5}
@@ -156,18 +162,18 @@ def test_fraction_takes_training_images_only_and_max_per_class_test_images_too()
 
 
 def test_a_hold_out_split_comes_off_the_training_images() -> None:
-    data = load(replace(DIGITS, val_fraction=0.25), 0)
+    data = load(replace(DIGITS, val_fraction=0.25))
     assert data.val is not None
     assert len(data.train) + len(data.val) == 1438
     assert equal(data.test, digits().test)
 
 
 def test_what_is_not_given_of_mean_and_std_is_measured_on_the_training_images() -> None:
-    data = load(replace(DIGITS, mean=None, std=None, max_per_class=20), 0)
+    data = load(replace(DIGITS, mean=None, std=None, max_per_class=20))
     mean, std = channel_statistics(data.train.images.split(64))
     assert data.preprocessing.mean == mean
     assert data.preprocessing.std == std
-    assert load(replace(DIGITS, mean=None), 0).preprocessing.std == (0.3, 0.3, 0.3)
+    assert load(replace(DIGITS, mean=None)).preprocessing.std == (0.3, 0.3, 0.3)
 
 
 # --- the user's own data
@@ -189,7 +195,7 @@ def test_own_images_may_be_grey_or_coloured_arrays_or_tensors(
     config = CustomDatasetConfig(
         name="custom", mean=None, std=None, factory="own_of_source_tests:load", args={"scale": 2}, **SHARES
     )
-    data = load(config, seed=0)
+    data = load(config)
     expected = np.broadcast_to(values.reshape(6, 10, 8, -1), (6, 10, 8, 3))
     assert np.array_equal(data.train.images.numpy(), expected)
     assert data.train.labels.dtype == torch.int64
@@ -253,7 +259,7 @@ def loaded() -> dict[Path, Dataset]:
 @pytest.fixture
 def cifar10(cifar10_root: Path, loaded: dict[Path, Dataset]) -> Dataset:
     if cifar10_root not in loaded:
-        loaded[cifar10_root] = load(cifar10_config(cifar10_root), seed=0)
+        loaded[cifar10_root] = load(cifar10_config(cifar10_root))
     return loaded[cifar10_root]
 
 
@@ -292,21 +298,21 @@ def test_cifar10_begun_early_is_the_same_and_read_once(
 ) -> None:
     begin_reading(cifar10_root)
     monkeypatch.setattr(cifar10_files, "_read_both", None)
-    early = load(cifar10_config(cifar10_root), seed=0)
+    early = load(cifar10_config(cifar10_root))
     assert early.fingerprint == cifar10.fingerprint
     with pytest.raises(TypeError):
-        load(cifar10_config(cifar10_root), seed=0)  # what was begun is used once
+        load(cifar10_config(cifar10_root))  # what was begun is used once
 
 
 def test_what_could_not_be_read_early_is_reported_as_usual(tmp_path: Path) -> None:
     begin_reading(tmp_path)
     with pytest.raises(RunError, match=r"data_batch_1 is missing.*dataset\.download=false"):
-        load(cifar10_config(tmp_path), seed=0)
+        load(cifar10_config(tmp_path))
 
 
 @pytest.mark.real_data
 def test_a_share_of_cifar10_is_seeded_and_even(cifar10: Dataset, cifar10_root: Path) -> None:
-    few = load(cifar10_config(cifar10_root, fraction=0.02, max_per_class=70, val_fraction=0.1), seed=0)
+    few = load(cifar10_config(cifar10_root, fraction=0.02, max_per_class=70, val_fraction=0.1))
     assert few.val is not None
     assert set(per_class(few.train.labels).values()) == {63}
     assert set(per_class(few.val.labels).values()) == {7}

@@ -28,7 +28,7 @@ from mobilenet_train.inference.evaluate import (
 )
 from mobilenet_train.inference.loading import load_run
 from mobilenet_train.results import Score
-from mobilenet_train.runtime import environment, set_up
+from mobilenet_train.runtime import set_up
 from tests.conftest import TINY
 from tests.tools import rewrite
 
@@ -91,7 +91,7 @@ def verdict(run: Path) -> Verdict:
     trained = load_run(run)
     dataset = load_test_data(trained, None, trust_factory=False)
     runtime = set_up(trained.config.device)
-    return verify(trained, dataset, list(evaluate_run(trained, dataset, runtime, flip=False)), environment(runtime))
+    return verify(trained, dataset, list(evaluate_run(trained, dataset, runtime, flip=False)), runtime)
 
 
 def test_altered_weights_fail_and_the_images_that_changed_are_named(run: Path, tool: Tool, capsys: Capture) -> None:

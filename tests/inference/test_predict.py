@@ -46,7 +46,7 @@ def few(tmp_path: Path) -> Path:
 
 def test_files_of_test_images_get_the_probabilities_of_the_evaluation(run: Path, tmp_path: Path) -> None:
     trained = load_run(run)
-    dataset = load_data(trained.config.dataset, trained.config.seed)
+    dataset = load_data(trained.config.dataset)
     logits: list[torch.Tensor] = []
     runtime = Runtime(torch.device("cpu"), 1, None, torch.channels_last)
     batches = EvalBatches(dataset.test, trained.preprocessing, 16, torch.channels_last)

@@ -12,15 +12,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from mobilenet_train.kernels import bindings as kernels
+from mobilenet_train.kernels import bindings, dispatch
 from mobilenet_train.models import NETWORKS, blocks, mobilenet_v3_small
-from mobilenet_train.models.layers import BatchNorm2d
+from mobilenet_train.models.layers import BatchNorm2d, convolution_norm, norm_activation
 from mobilenet_train.runs import announce
 from mobilenet_train.runs.build import build_run
 from mobilenet_train.runtime import environment
 from tests.conftest import configure
 
-pytestmark = pytest.mark.skipif(kernels.library() is None, reason="installed without a C compiler")
+pytestmark = pytest.mark.skipif(bindings.library() is None, reason="installed without a C compiler")
 
 ACTIVATIONS = (None, nn.ReLU(), nn.ReLU6(), nn.Hardswish())
 
@@ -51,9 +51,7 @@ def norm_like(channels: int) -> BatchNorm2d:
 def through(norm: nn.Module, activation: nn.Module | None, x: Tensor) -> tuple[Tensor, ...]:
     """Output, gradients of input, weight and bias, running statistics."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    y = norm(x, activation) if isinstance(norm, BatchNorm2d) else norm(x)
-    if activation is not None and not isinstance(norm, BatchNorm2d):
-        y = activation(y)
+    y = norm_activation(x, [norm, *([activation] if activation else [])])
     y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view(y.shape))
     return y.detach(), x.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
 
@@ -69,13 +67,15 @@ def in_float64(norm: BatchNorm2d) -> nn.BatchNorm2d:
 @pytest.mark.parametrize(
     "shape", [(2, 8, 1, 1), (3, 24, 5, 7), (4, 72, 16, 16), (7, 20, 3, 3), (2, 1096, 4, 4)], ids=str
 )
-def test_norm_and_activation_are_torchs(shape: tuple, activation: nn.Module | None, threads: int) -> None:
+def test_norm_and_activation_are_torchs(
+    shape: tuple, activation: nn.Module | None, threads: int, applied: list[str]
+) -> None:
     x = maps(*shape, mean=3.0)
     norm = norm_like(shape[1])
     wanted = through(in_float64(norm), activation, x.double())
     with using(threads):
-        assert kernels.takes(x, norm)
         got = through(norm, activation, x)
+    assert applied == ["NormActivation"]
     for ours, exact in zip(got, wanted, strict=True):
         torch.testing.assert_close(ours.double(), exact, rtol=2e-4, atol=2e-4)
     assert norm.num_batches_tracked == 1
@@ -95,7 +95,7 @@ def test_a_mean_far_from_zero_does_not_cost_the_variance() -> None:
 def test_not_a_number_is_not_lost(activation: nn.Module | None) -> None:
     x = maps(4, 16, 4, 4)
     x[1, 2, 0, 0] = torch.nan
-    y = norm_like(16)(x.requires_grad_(), activation)
+    y = norm_activation(x.requires_grad_(), [norm_like(16), *([activation] if activation else [])])
     assert y[:, 2].isnan().all()
     assert y[:, :2].isfinite().all()
     y[0, 2].sum().backward()
@@ -116,17 +116,8 @@ class Depthwise(nn.Module):
         self.depthwise[1] = norm_like(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.depthwise(x, list(self.before))
-
-
-@pytest.fixture
-def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels' functions, as they are called."""
-    calls: list[str] = []
-    for function in (kernels.NormActivation, kernels.DepthwiseNorm, kernels.SqueezeExcite):
-        counted = partial(lambda name, apply, *a: calls.append(name) or apply(*a), function.__name__, function.apply)
-        monkeypatch.setattr(function, "apply", counted)
-    return calls
+        convolution, *after = self.depthwise
+        return convolution_norm(x, self.before, convolution, after)
 
 
 @pytest.mark.parametrize("expanded", [False, True], ids=["alone", "expanded"])
@@ -158,19 +149,18 @@ def test_other_layers_around_a_depthwise_convolution_are_left_to_torch(applied: 
 
 
 @pytest.mark.parametrize(("channels", "size"), [(16, 1), (24, 4), (72, 16), (200, 3)])
-def test_squeeze_and_excite_is_what_its_equation_defines(channels: int, size: int) -> None:
+def test_squeeze_and_excite_is_what_its_equation_defines(channels: int, size: int, applied: list[str]) -> None:
     torch.manual_seed(0)
     ours = blocks.SqueezeExcitation(channels)
     nn.init.normal_(ours.fc2.bias, std=4)  # some of the hard-sigmoids at their ends
     agree_on(ours, maps(5, channels, size, size + 1))
+    assert applied == ["SqueezeExcite"]
 
 
 def agree_on(layer: nn.Module, images: Tensor) -> None:
     """Output and gradients of a layer are those that torch's own operators have in float64."""
     exact = copy.deepcopy(layer).double()
     inputs = [images.clone(memory_format=torch.preserve_format).requires_grad_(), images.double().requires_grad_()]
-    assert kernels.takes(inputs[0], layer)
-    assert not kernels.takes(inputs[1], layer)
     outputs = [network(x) for network, x in zip((layer, exact), inputs, strict=True)]
     for y in outputs:
         y.backward(torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view(y.shape))
@@ -182,7 +172,7 @@ def agree_on(layer: nn.Module, images: Tensor) -> None:
         torch.testing.assert_close(ours.double(), torchs.double(), rtol=1e-5, atol=1e-5)
 
 
-in_bf16 = pytest.mark.skipif(kernels.library(torch.bfloat16) is None, reason="bf16 needs a CPU with AVX-512")
+in_bf16 = pytest.mark.skipif(bindings.library(torch.bfloat16) is None, reason="bf16 needs a CPU with AVX-512")
 
 
 @in_bf16
@@ -228,7 +218,7 @@ def stay_near(layer: nn.Module, images: Tensor) -> None:
 def test_not_a_number_is_not_lost_in_bf16() -> None:
     x = maps(4, 16, 4, 4).bfloat16()
     x[1, 2, 0, 0] = torch.nan
-    assert norm_like(16)(x.requires_grad_(), nn.Hardswish())[:, 2].isnan().all()
+    assert norm_activation(x.requires_grad_(), [norm_like(16), nn.Hardswish()])[:, 2].isnan().all()
 
 
 def test_a_depthwise_convolution_that_they_do_not_know_is_trained_in_fp32() -> None:
@@ -254,7 +244,7 @@ def loss_and_gradients(seed: int = 0) -> tuple[Tensor, ...]:
 
 def test_a_whole_network_with_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
     with_kernels = loss_and_gradients()
-    monkeypatch.setattr(kernels, "library", lambda _=None: None)
+    monkeypatch.setattr(dispatch, "library", lambda _: None)
     for ours, torchs in zip(with_kernels, loss_and_gradients(), strict=True):
         assert (ours - torchs).norm() <= 1e-3 * torchs.norm() + 1e-6
 
@@ -300,6 +290,6 @@ def test_a_run_reports_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -
         announce.describe(parts, console)
         plans.append("no compiled kernels" in console.export_text())
         environments.append(environment(parts.runtime)["device"])
-        monkeypatch.setattr(kernels, "library", lambda _=None: None)
+        monkeypatch.setattr(bindings, "library", lambda _=None: None)
     assert plans == [False, True]
     assert environments[0] == f"{environments[1]}, compiled kernels"

@@ -9,7 +9,7 @@ from torch import nn
 from mobilenet_train.models import NETWORKS, MobileNet, count_costs
 from mobilenet_train.models.blocks import DepthwiseSeparable
 
-# network, width, parameters, {resolution: multiply-adds in millions}; 1000 classes
+# network, width, parameters, {resolution: multiply-adds in millions}; 1000 classes. V3 beside 0.75 and 1.0: timm 1.0
 IMAGENET = [
     ("v1", 1.0, 4_231_976, {224: 568.74, 192: 418.12, 160: 290.68, 128: 186.40}),
     ("v1", 0.75, 2_585_560, {224: 325.40, 192: 239.27, 160: 166.40, 128: 106.77}),
@@ -20,11 +20,18 @@ IMAGENET = [
     ("v2", 0.75, 2_636_424, {224: 209.07, 192: 153.94, 160: 107.30, 128: 69.13}),
     ("v2", 1.0, 3_504_872, {224: 300.77, 192: 221.32, 160: 154.08, 128: 99.07}),
     ("v2", 1.4, 6_108_776, {224: 582.20, 192: 428.21, 160: 297.92, 128: 191.31}),
+    ("v3_large", 0.35, 2_132_216, {224: 43.89}),
+    ("v3_large", 0.5, 2_689_904, {224: 73.66}),
     ("v3_large", 0.75, 3_993_528, {224: 154.56}),
     ("v3_large", 1.0, 5_483_032, {224: 216.59, 192: 160.19, 160: 112.47, 128: 73.43}),
+    ("v3_large", 1.25, 7_551_976, {224: 355.22}),
+    ("v3_large", 1.5, 9_766_088, {224: 486.93}),
+    ("v3_small", 0.35, 1_358_808, {224: 15.95}),
     ("v3_small", 0.5, 1_593_224, {224: 24.19}),
     ("v3_small", 0.75, 2_041_872, {224: 43.40}),
     ("v3_small", 1.0, 2_542_856, {224: 56.51, 192: 42.07, 160: 29.85, 128: 19.85}),
+    ("v3_small", 1.25, 3_205_384, {224: 90.80}),
+    ("v3_small", 1.5, 3_977_656, {224: 122.67}),
 ]
 
 # network, parameters, {strides dropped: multiply-adds in millions}; ten classes

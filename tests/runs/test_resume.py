@@ -1,6 +1,7 @@
 """A run that is interrupted, wherever that is, ends as one that never was."""
 
 import json
+import signal
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,14 +34,12 @@ OPTIONS = (
 class StopAfter:
     """Asks for a stop at the call number `calls`: calls come after each update and before each evaluated batch."""
 
-    exit_code = 143
-
     def __init__(self, calls: float) -> None:
         self.left = calls
 
-    def __call__(self) -> bool:
+    def __call__(self) -> int:
         self.left -= 1
-        return self.left < 0
+        return signal.SIGTERM if self.left < 0 else 0
 
 
 @cache

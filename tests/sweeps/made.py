@@ -18,7 +18,13 @@ RUNS = {  # (width, seed): top-1
 }
 
 
-def make_sweep(folder: Path, runs: dict[tuple[float, int], float], *words: str, states: str = "finished") -> Path:
+def make_sweep(
+    folder: Path,
+    runs: dict[tuple[float, int], float],
+    *words: str,
+    states: str = "finished",
+    held_out: bool = False,
+) -> Path:
     """A sweep's folder as its jobs leave it; MAdds and parameters grow with the width."""
     jobs = []
     for (width, seed), top1 in runs.items():
@@ -31,7 +37,7 @@ def make_sweep(folder: Path, runs: dict[tuple[float, int], float], *words: str, 
         score = {"loss": 1.0, "top1": top1, "top5": None}
         summary = {
             "status": states,
-            "final": {"test": score, "val": None},
+            "final": {"test": score, "val": {**score, "top1": top1 - 3} if held_out else None},
             "best": {"epoch": 1, "top1": top1 + 1, "chosen_on": "test set"},
             "parameters": int(1e6 * width),
             "multiply_adds": int(1e8 * width),

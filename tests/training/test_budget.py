@@ -51,7 +51,7 @@ def test_a_plan_pays_for_every_resolution_what_it_takes() -> None:
 
 
 def plan(updates_per_epoch: int, updates: int, *options: str) -> Plan:
-    runtime: Any = SimpleNamespace(ranks=ALONE)
+    runtime: Any = SimpleNamespace(ranks=ALONE, drain=lambda: None)
     return Plan(configure(*options), runtime, updates_per_epoch, updates, divisor=8)
 
 

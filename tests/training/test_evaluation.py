@@ -41,7 +41,7 @@ def test_an_evaluation_is_in_evaluation_mode_and_leaves_the_model_and_the_mode_o
 
 def test_top5_counts_labels_among_the_five_largest_logits() -> None:
     logits = torch.arange(12.0).repeat(3, 1)
-    _, top1, top5 = batch_sums(logits, torch.tensor([11, 7, 6])).tolist()
+    _, top1, top5 = batch_sums(logits, torch.tensor([11, 7, 6]), torch.float64).tolist()
     assert (top1, top5) == (1, 2)
 
 

@@ -1,17 +1,20 @@
 """Optimisers: what they decay, and TensorFlow's RMSprop."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mobilenet_train.models import mobilenet_v3_small
+from mobilenet_train.models import mobilenet_v3_large, mobilenet_v3_small
 from mobilenet_train.training.optimizer import (
     TFRMSprop,
     build_optimizer,
     orthogonalised,
     parameter_groups,
     penalised_weights,
+    pointwise_kernels,
 )
 from tests.conftest import configure
 
@@ -88,15 +91,56 @@ def test_every_optimiser_lowers_a_quadratic(name: str, kind: str) -> None:
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("shape", [(96, 16), (16, 96)])
-def test_an_orthogonalised_matrix_keeps_its_directions_and_has_singular_values_near_one(shape: tuple[int, int]) -> None:
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    turned = left.T @ orthogonalised(matrix) @ right.T  # diagonal if the directions are kept
-    assert torch.allclose(turned, torch.diag(turned.diagonal()), atol=1e-8)
-    assert values.max() / values.min() > 2
-    assert turned.diagonal().min() > 0.6
-    assert turned.diagonal().max() < 1.25
+SHAPES = ((96, 16), (16, 96), (16, 16), (24, 64), (72, 24), (24, 72), (16, 40))
+
+
+def random_matrices() -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in SHAPES]
+
+
+def test_orthogonalised_matrices_keep_their_directions_and_have_singular_values_near_one() -> None:
+    matrices = random_matrices()
+    for matrix, found in zip(matrices, orthogonalised(matrices, torch.float64), strict=True):
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        turned = left.T @ found @ right.T  # diagonal if the directions are kept
+        assert torch.allclose(turned, torch.diag(turned.diagonal()), atol=1e-8)
+        assert values.max() / values.min() > 2
+        assert turned.diagonal().min() > 0.5
+        assert turned.diagonal().max() < 1.25
+
+
+def test_a_matrix_comes_out_the_same_alone_and_beside_others() -> None:
+    matrices = random_matrices()
+    together = orthogonalised(matrices, torch.float64)
+    for matrix, found in zip(matrices, together, strict=True):
+        torch.testing.assert_close(orthogonalised([matrix], torch.float64)[0], found, rtol=1e-10, atol=1e-12)
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_thirty_matrices_take_few_operations_and_no_look_at_their_values() -> None:
+    """So that a GPU is not waited for, and torch.compile finds one graph."""
+    kernels = [p.detach().flatten(1) for p in pointwise(mobilenet_v3_large(num_classes=10, resolution=32))]
+    assert len(kernels) == 30
+    with Counted() as operations:
+        expected = orthogonalised(kernels, torch.float32)
+    assert operations.count < 200
+    whole = torch.compile(orthogonalised, fullgraph=True, backend="eager")(kernels, torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(whole, expected, strict=True))
+
+
+def pointwise(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    found = pointwise_kernels(model)
+    return [parameter for parameter in model.parameters() if id(parameter) in found]
 
 
 def test_muon_turns_pointwise_kernels_by_its_learning_rate_and_leaves_the_rest_to_sgd() -> None:

@@ -7,7 +7,7 @@ from mobilenet_train.training.schedule import learning_rate, resolution
 
 
 def learning_rates(decay: str, warmup: float = 0.0, final: float = 0.0, total: int = 100) -> list[float]:
-    schedule = ScheduleConfig(decay, warmup, final, every_epochs=2.0, factor=0.5)
+    schedule = ScheduleConfig(decay=decay, warmup=warmup, final=final, every_epochs=2.0, factor=0.5)
     return [learning_rate(update, total, 10, 1.0, schedule) for update in range(total)]
 
 
@@ -55,7 +55,7 @@ def test_constant_stays() -> None:
 def test_a_progressive_resolution_grows_in_steps_and_is_full_for_the_rest(
     start: int, full: int, step: int, sizes: list[int]
 ) -> None:
-    assert [resolution(epoch, 8, full, step, ProgressiveConfig(start, 0.75)) for epoch in range(8)] == sizes
+    assert [resolution(epoch, 8, full, step, ProgressiveConfig(start=start, full_from=0.75)) for epoch in range(8)] == sizes
 
 
 def test_without_a_start_every_epoch_has_the_full_resolution() -> None:

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenet_train import checkpoint
 from mobilenet_train.errors import RunError
 from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import check_finite
-from mobilenet_train.training.step import l1_penalty, record, train_update, warm_up
+from mobilenet_train.training.step import l1_penalty, measure, record, train_update
 from tests.conftest import TINY, configure
 
 
@@ -53,18 +52,6 @@ def test_an_update_depends_on_its_number_and_not_on_what_was_drawn_before() -> N
     train_update(other.state, [batch], other.plan)
     ours, theirs = one.state.model.state_dict(), other.state.model.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_compilation_is_asked_of_torch_and_its_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[object] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda _, mode: modes.append(mode))
-    parts = build("device.compile=reduce-overhead", "ema.decay=0.9")
-    assert modes == ["reduce-overhead"]
-    batches = parts.batches.train.epoch(0)
-    train_update(parts.state, [next(batches)], parts.plan)
-    before = checkpoint.digest(parts.state.state_dict())
-    warm_up(parts.state, next(batches), parts.plan)
-    assert checkpoint.digest(parts.state.state_dict()) == before
 
 
 def test_the_first_update_uses_the_first_learning_rate_of_the_warmup() -> None:
@@ -118,7 +105,7 @@ def test_a_mixed_image_counts_as_right_where_its_larger_part_is_named() -> None:
     parts = build("batch_size=4")
     labels = torch.tensor([[0.6, 0.4, 0.0], [0.6, 0.4, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])
     logits = torch.eye(3)[[0, 1, 1, 2]]
-    record(parts.state, parts.plan, logits, torch.tensor(1.0), labels)
+    record(parts.state, 4, *measure(logits, torch.tensor(1.0), labels, 1.0, torch.float64))
     assert parts.state.sums.score().top1 == 75
     assert parts.state.sums.seen == 4
 

@@ -14,7 +14,7 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.models import MobileNet, mobilenet_v3_small
 from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.step import train_update
-from mobilenet_train.weights.pretrained import start_from
+from mobilenet_train.weights.pretrained import read_weights, start_from
 from tests.conftest import TINY, configure
 
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -31,6 +31,10 @@ def trained(folder: Path, names: tuple[str, ...]) -> Path:
     contents = {"model": network(len(names)).state_dict(), "class_names": list(names)}
     checkpoint.save(folder / "checkpoints", contents, best=False)
     return folder
+
+
+def start(model: MobileNet, network: str, source: str, names: tuple[str, ...]) -> str:
+    return start_from(model, network, source, read_weights(network, source), names)
 
 
 def plain(save: Callable[[dict, Path], None], name: str) -> Callable[[Path], Path]:
@@ -56,7 +60,7 @@ def test_weights_of_the_same_classes_are_taken_whole(source: str, tmp_path: Path
     torch.manual_seed(1)
     expected = network().state_dict()
     model = network()
-    message = start_from(model, "v3_small", str(SOURCES[source](tmp_path)), DIGITS)
+    message = start(model, "v3_small", str(SOURCES[source](tmp_path)), DIGITS)
     assert message.endswith("last layer kept")
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
@@ -69,7 +73,7 @@ def test_the_last_layer_starts_from_scratch_for_other_classes_and_it_is_logged(
 ) -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    message = start_from(model, "v3_small", str(trained(tmp_path / "run", names)), DIGITS)
+    message = start(model, "v3_small", str(trained(tmp_path / "run", names)), DIGITS)
     assert message.endswith(f"last layer from scratch ({why})")
     kept = [name for name, value in model.state_dict().items() if torch.equal(value, before[name])]
     learned = [name for name in kept if "num_batches" not in name and before[name].ndim > 1]
@@ -105,7 +109,7 @@ def written(path: Path) -> Path:
 def test_weights_that_do_not_fit_are_refused_with_the_file_and_the_reason(reason: str, tmp_path: Path) -> None:
     path = BAD[reason](tmp_path)
     with pytest.raises(RunError, match=reason) as refused:
-        start_from(network(), "v3_small", str(path), DIGITS)
+        start(network(), "v3_small", str(path), DIGITS)
     assert f"model.weights={path}" in str(refused.value)
 
 
@@ -114,7 +118,7 @@ def test_torchvisions_weights_come_with_their_own_head_for_a_thousand_classes(mo
     weights = torchvision.models.MobileNet_V3_Small_Weights
     monkeypatch.setattr(weights, "get_state_dict", lambda *_, **__: peer.state_dict())
     model = mobilenet_v3_small(num_classes=10, resolution=224)
-    message = start_from(model, "v3_small", "torchvision", DIGITS)
+    message = start(model, "v3_small", "torchvision", DIGITS)
     assert "1000 classes there, 10 here" in message
     assert torch.equal(model.features[0][0].weight, peer.features[0][0].weight)
 
@@ -125,7 +129,7 @@ def test_without_network_the_message_shows_where_to_put_torchvisions_weights(mon
 
     monkeypatch.setattr(torchvision.models.MobileNet_V3_Small_Weights, "get_state_dict", fail)
     with pytest.raises(RunError, match=r"mobilenet_v3_small-.*pth could not be downloaded .*no route to host.*hub"):
-        start_from(mobilenet_v3_small(), "v3_small", "torchvision", DIGITS)
+        start(mobilenet_v3_small(), "v3_small", "torchvision", DIGITS)
 
 
 def build(folder: Path, *overrides: str) -> RunParts:

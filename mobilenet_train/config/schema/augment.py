@@ -1,8 +1,6 @@
 """The group `augment`: what happens to training images."""
 
-from dataclasses import dataclass
-
-from mobilenet_train.config.fields import NULL, flag, number, numbers, one_of, text, whole
+from mobilenet_train.config.fields import NULL, Section, flag, number, numbers, one_of, text, whole
 
 
 def is_area(area: list[float]) -> bool:
@@ -10,8 +8,7 @@ def is_area(area: list[float]) -> bool:
     return len(area) == 2 and 0 < area[0] <= area[1] <= 1
 
 
-@dataclass
-class AugmentConfig:
+class AugmentConfig(Section):
     """What happens to training images, one of the group `augment`."""
 
     name: str = text("the choice")

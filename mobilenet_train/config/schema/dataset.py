@@ -1,10 +1,10 @@
 """The group `dataset`: which images, and how they are read."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from mobilenet_train.config.fields import (
     NULL,
+    Section,
     anything,
     arguments,
     factory,
@@ -27,8 +27,7 @@ def is_class_choice(classes: Any) -> bool:
     return len(groups) >= 2 and all(groups) and named and len(set(folders)) == len(folders)
 
 
-@dataclass
-class DatasetConfig:
+class DatasetConfig(Section):
     """The images, one of the group `dataset`."""
 
     name: str = text("the choice")
@@ -48,16 +47,21 @@ class DatasetConfig:
         lambda std: len(std) == 3 and all(0 < value <= 10 for value in std),
         null=NULL,
     )
-    fraction: float = number("train on this share of every class (chosen by the seed)", above=0, most=1)
+    fraction: float = number("train on this share of every class", above=0, most=1)
     max_per_class: int | None = whole(
         "and on at most so many images of a class, in training and test", 1, typed_most=10**9, null=NULL
     )
     val_fraction: float = number(
         "share of the training images held out for choosing an epoch; 0 = none", least=0, below=1
     )
+    split_seed: int = whole(
+        "draws which images are for testing, held out, and in a share; apart from seed, so that runs of several seeds "
+        "share them",
+        0,
+        2**32 - 1,
+    )
 
 
-@dataclass
 class Cifar10Config(DatasetConfig):
     """CIFAR-10."""
 
@@ -65,12 +69,10 @@ class Cifar10Config(DatasetConfig):
     download: bool = flag("fetch the official archive (170 MB, md5 checked) if root does not have it")
 
 
-@dataclass
 class DigitsConfig(DatasetConfig):
     """scikit-learn's digits."""
 
 
-@dataclass
 class CustomDatasetConfig(DatasetConfig):
     """Arrays of the user's own."""
 
@@ -78,7 +80,6 @@ class CustomDatasetConfig(DatasetConfig):
     args: dict[str, Any] = arguments("passed to the function, e.g. +dataset.args.path=images.npz")
 
 
-@dataclass
 class ImageFilesConfig(DatasetConfig):
     """What data sets of image files share."""
 
@@ -108,7 +109,6 @@ class ImageFilesConfig(DatasetConfig):
     )
 
 
-@dataclass
 class FolderConfig(ImageFilesConfig):
     """Image files in a folder for each class."""
 
@@ -118,12 +118,9 @@ class FolderConfig(ImageFilesConfig):
         "null, a list of class folders, or {class: [folders]}; two or more classes, no folder twice",
         is_class_choice,
     )
-    test_fraction: float = number(
-        "of every class, for testing (chosen by the seed), where there are no train/ and val/", above=0, below=1
-    )
+    test_fraction: float = number("of every class, for testing, where there are no train/ and val/", above=0, below=1)
 
 
-@dataclass
 class WebDatasetConfig(ImageFilesConfig):
     """Image files in tar shards."""
 

@@ -1,14 +1,11 @@
 """The group `device`: where the network is trained."""
 
-from dataclasses import dataclass
-
-from mobilenet_train.config.fields import NULL, flag, one_of, whole
+from mobilenet_train.config.fields import NULL, Section, flag, one_of, whole
 
 MOST_THREADS = 1024  # far more make OpenMP hang or crash
 
 
-@dataclass
-class DeviceConfig:
+class DeviceConfig(Section):
     """Where the network is trained, one of the group `device`."""
 
     name: str = one_of("the choice", "auto", "cpu", "cuda", free=True)
@@ -27,4 +24,7 @@ class DeviceConfig:
     )
     sync_batch_norm: bool = flag(
         "batch-norm over the global batch of all ranks (CUDA); false: over each rank's share", free=True
+    )
+    deterministic: bool = flag(
+        "only algorithms that repeat to the bit on a GPU, which are slower; on a CPU all do", free=True
     )

@@ -1,10 +1,10 @@
 """The group `model`: which network, and what it is built with."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from mobilenet_train.config.fields import (
     MOST_WIDTH,
+    Section,
     anything,
     arguments,
     factory,
@@ -17,14 +17,12 @@ from mobilenet_train.config.fields import (
 )
 
 
-@dataclass
-class ModelConfig:
+class ModelConfig(Section):
     """The network, one of the group `model`."""
 
     name: str = text("the choice")
 
 
-@dataclass
 class NetworkConfig(ModelConfig):
     """What the four MobileNets share."""
 
@@ -55,7 +53,6 @@ class NetworkConfig(ModelConfig):
     )
 
 
-@dataclass
 class V1Config(NetworkConfig):
     """MobileNetV1."""
 
@@ -66,19 +63,19 @@ class V1Config(NetworkConfig):
     )
 
 
-@dataclass
 class V2Config(NetworkConfig):
     """MobileNetV2."""
 
 
-@dataclass
 class V3Config(NetworkConfig):
     """MobileNetV3-Large and -Small."""
 
     squeeze_excite: bool = flag("false: without squeeze-and-excitation, for ablation")
+    wide_head: bool = flag(
+        "above width 1 the last hidden layer grows too, as runs before 0.2.0 had it; false: it keeps its size, as in timm"
+    )
 
 
-@dataclass
 class CustomModelConfig(ModelConfig):
     """A network of the user's own."""
 

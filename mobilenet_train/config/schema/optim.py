@@ -1,12 +1,11 @@
 """The group `optim`: the optimiser and its schedule."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
-from mobilenet_train.config.fields import MANY, NULL, flag, number, numbers, one_of, text, whole
+from mobilenet_train.config.fields import MANY, NULL, Section, flag, number, numbers, one_of, text, whole
 
 
-@dataclass
-class ScheduleConfig:
+class ScheduleConfig(Section):
     """The learning rate over the run."""
 
     decay: str = one_of("after the warm-up", *("cosine", "linear", "step", "exponential", "constant"))
@@ -18,8 +17,7 @@ class ScheduleConfig:
     factor: float = number("of step and exponential", above=0, most=1)
 
 
-@dataclass
-class OptimConfig:
+class OptimConfig(Section):
     """The optimiser, one of the group `optim`."""
 
     name: str = text("the choice")
@@ -36,7 +34,6 @@ class OptimConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
-@dataclass
 class SgdConfig(OptimConfig):
     """SGD."""
 
@@ -44,7 +41,6 @@ class SgdConfig(OptimConfig):
     nesterov: bool = flag("look ahead along the velocity")
 
 
-@dataclass
 class RmspropConfig(OptimConfig):
     """RMSprop as in TensorFlow."""
 
@@ -53,7 +49,6 @@ class RmspropConfig(OptimConfig):
     eps: float = number("inside the square root", above=0, typed_most=1)
 
 
-@dataclass
 class AdamConfig(OptimConfig):
     """Adam and AdamW."""
 
@@ -65,7 +60,6 @@ class AdamConfig(OptimConfig):
     eps: float = number("outside the square root", above=0, typed_most=1)
 
 
-@dataclass
 class MuonConfig(OptimConfig):
     """Muon for pointwise kernels, SGD for the rest."""
 

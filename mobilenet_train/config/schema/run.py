@@ -1,7 +1,7 @@
 """What belongs to no group: how long, how, and what is written."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from mobilenet_train.config.fields import (
@@ -9,6 +9,7 @@ from mobilenet_train.config.fields import (
     MANY,
     NULL,
     YEAR,
+    Section,
     alias,
     anything,
     consent,
@@ -26,8 +27,7 @@ from mobilenet_train.config.schema.model import ModelConfig
 from mobilenet_train.config.schema.optim import OptimConfig
 
 
-@dataclass
-class EmaConfig:
+class EmaConfig(Section):
     """Averaged weights."""
 
     decay: float = number(
@@ -38,8 +38,7 @@ class EmaConfig:
     )
 
 
-@dataclass
-class EarlyStopConfig:
+class EarlyStopConfig(Section):
     """Ending a run that does not get better."""
 
     patience: int | None = whole(
@@ -51,8 +50,7 @@ class EarlyStopConfig:
     )
 
 
-@dataclass
-class EvalConfig:
+class EvalConfig(Section):
     """Evaluation while training."""
 
     batch_size: int = whole("images at once while evaluating; does not change the result", 1, typed_most=IMAGES)
@@ -61,8 +59,7 @@ class EvalConfig:
     )
 
 
-@dataclass
-class ProgressiveConfig:
+class ProgressiveConfig(Section):
     """Progressive resizing: smaller images at first."""
 
     start: int | None = whole(
@@ -75,8 +72,7 @@ class ProgressiveConfig:
     full_from: float = number("share of all updates after which dataset.resolution is reached", above=0, most=1)
 
 
-@dataclass
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """When the state is saved."""
 
     every_minutes: float = number(
@@ -84,8 +80,7 @@ class CheckpointConfig:
     )
 
 
-@dataclass
-class RecoverConfig:
+class RecoverConfig(Section):
     """What happens to a loss that is not finite."""
 
     attempts: int = whole(
@@ -94,8 +89,7 @@ class RecoverConfig:
     factor: float = number("the learning rate is multiplied by this each time", above=0, below=1, free=True)
 
 
-@dataclass
-class TrainConfig:
+class TrainConfig(Section):
     """A whole run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,0 +1,42 @@
+"""Whether trained weights have seen the test images of the run that starts from them."""
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mobilenet_train.config.saved import from_record
+from mobilenet_train.config.schema import CustomDatasetConfig, DatasetConfig, ImageFilesConfig
+from mobilenet_train.data.cache import Listener
+from mobilenet_train.data.images import same_images
+from mobilenet_train.data.sources import known_apart
+from mobilenet_train.errors import RunError
+
+
+def refuse_known_test_images(
+    config: DatasetConfig, fingerprint: str, source: str, checkpoint: dict[str, Any] | None, listener: Listener
+) -> None:
+    """Raises RunError if the run of `checkpoint` was trained on test images of this one, which `config` gives.
+
+    Equal fingerprints mean an equal split; otherwise both are split again: a listing, or a reading of arrays.
+    """
+    if checkpoint is None or same_images(checkpoint["fingerprint"], fingerprint):
+        return
+    trained = from_record(OmegaConf.create(dict(checkpoint["config"]))).config.dataset
+    if CustomDatasetConfig in (type(config), type(trained)):  # a saved file's function is not called for this
+        return
+    if isinstance(config, ImageFilesConfig) is not isinstance(trained, ImageFilesConfig):
+        return
+    test = known_apart(config)[1]
+    try:
+        known = test & known_apart(trained)[0]
+    except RunError as error:
+        listener.report(
+            f"whether model.weights={source} was trained on test images of this run is not known: {error}", "warning"
+        )
+        return
+    if known:
+        raise RunError(
+            f"model.weights={source} was trained on {len(known):,} of the {len(test):,} test images of this run, whose "
+            "test accuracy would be too high: give other weights, or the split that they were trained on, "
+            f"dataset.split_seed={trained.split_seed} with the same classes and test_fraction"
+        )
