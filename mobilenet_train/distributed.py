@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from inspect import signature
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
@@ -30,8 +31,9 @@ T = TypeVar("T")
 PORT_KEY = "mnet-train/port"
 TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it in its ranks, which end with it; other parents may leave first
 SECONDS_TO_MEET = 300  # torch's own patience
-RANKS_NUMERICS = 2  # how often sums over ranks came to have other last bits, from 1; 0.3.0: of statistics, in float64
 SHORT = timedelta(seconds=3)  # for a port where perhaps nobody listens any more
+DDP_TAKES = signature(DistributedDataParallel.__init__).parameters
+BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in DDP_TAKES else "broadcast_buffers"  # torch's old name
 
 
 def join() -> Ranks:
@@ -100,7 +102,8 @@ def _listening(host: str, ranks: Ranks) -> dist.TCPStore:
             port, descriptor = server.getsockname()[1], server.detach()  # the store closes it
     except OSError:
         return dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-    return dist.TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
+    fixed: dict[str, Any] = {"wait_for_workers": False, "master_listen_fd": descriptor}
+    return dist.TCPStore(host, port, is_master=True, use_libuv=False, **fixed)  # libuv took no socket before torch 2.7
 
 
 @contextmanager
@@ -165,7 +168,8 @@ def replicate(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module
         return None
     warnings.filterwarnings("ignore", "Grad strides do not match")  # of squeeze-and-excite's few 1x1 weights
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    settings: dict[str, Any] = {BUFFERS: False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(model, device_ids=devices, **settings)
 
 
 def exchange(network: nn.Module, now: bool) -> AbstractContextManager[None]:
@@ -185,7 +189,8 @@ def share_update(ranks: Ranks, measured: Tensor, model: nn.Module, share: float)
     statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
     own = share * torch.cat([measured.new_empty(0), *statistics])  # in measured's type, which is wider
     sums, *means = summed(ranks, torch.cat([measured, own])).split([len(measured), *map(len, statistics)])
-    torch._foreach_copy_(statistics, means)
+    if means:  # a network of one's own may have none
+        torch._foreach_copy_(statistics, means)
     return sums
 
 

@@ -1,5 +1,8 @@
 """The two ways in which a command fails, as the user sees them: one clear message and an exit code."""
 
+import importlib
+from typing import Any
+
 
 class UserError(Exception):
     """A message for people: one line, and perhaps more arguments, each a line below it.
@@ -23,3 +26,11 @@ class RunError(UserError):
     """The run could not start or continue: data, disk, device, numbers (exit code 1)."""
 
     exit_code = 1
+
+
+def require(package: str, extra: str = "export") -> Any:
+    """A module of an extra. Raises RunError that names the extra if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise RunError(f"this needs {package}, which is not installed: pip install 'mnet-train[{extra}]'") from error

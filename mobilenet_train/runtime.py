@@ -83,7 +83,7 @@ def make_deterministic(wanted: bool) -> None:
     """Lets torch take only algorithms that repeat to the bit, or any; the first call must precede the first product."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
-        torch.utils.deterministic.fill_uninitialized_memory = False  # it is never read here
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # never read here
     torch.use_deterministic_algorithms(wanted)
 
 
@@ -119,7 +119,7 @@ def _device(name: str, ranks: Ranks) -> torch.device:
 
 
 def _layout(config: DeviceConfig, device: torch.device) -> torch.memory_format:
-    """channels_last if asked for, but on Apple's GPUs, where batch-norm's gradients are wrong in it (pytorch #175189)."""
+    """channels_last if asked for, but not on Apple's GPUs: batch-norm's gradients are wrong there (pytorch #175189)."""
     if config.channels_last and device.type != "mps":
         return torch.channels_last
     return torch.contiguous_format

@@ -82,7 +82,7 @@ def trainer(config: TrainConfig) -> Callable[[int], None]:
     from mobilenet_train.training.fit import train_epoch
 
     parts = build_run(config)
-    state, train, stop = parts.state, parts.batches.train, StopSignals(parts.runtime.ranks)
+    state, train, stop = parts.state, parts.batches.train, StopSignals()
 
     def make(updates: int) -> None:
         state.updates = state.step + updates

@@ -16,6 +16,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+COMPLETE = ("-Wl,--no-undefined", "-lgomp", "-lm")
 AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512")
 X86 = {  # a library for each kind of CPU that torch distinguishes, and one for maps in bfloat16
     "avx512": AVX512,
@@ -56,6 +57,8 @@ def compile_library(sources: Path, target: Path, flags: Sequence[str]) -> None:
         objects = {Path(folder, f"{source.stem}.o"): source for source in sorted(sources.glob("*.c"))}
         for object_file, source in objects.items():
             run([*compiler, *FLAGS, *flags, "-c", str(source), "-o", str(object_file)])
+        if platform.system() == "Linux":  # torch brings GNU's OpenMP alone, which clang's code, for one, does not call
+            run([*compiler, "-shared", *map(str, objects), *COMPLETE, "-o", str(Path(folder, "complete.so"))])
         run([*compiler, "-shared", *map(str, objects), "-o", str(target)])
 
 

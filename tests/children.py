@@ -3,16 +3,19 @@
 So they start in a moment, can be killed often, and inherit no thread, lock or garbage of the tests before them.
 """
 
+import math
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import chdir, suppress
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 NOBODY = 65534
 ROOT = Path(__file__).parents[1]
@@ -74,11 +77,51 @@ class Child:
     def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
+            assert self.ended() is None or condition(), self.text()
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.01)
 
     def text(self) -> str:
         return self.output.read_text()
+
+
+class Forked:
+    """What `subprocess.Popen` returns, for a process that is forked from this one and calls `function`.
+
+    It has a session of its own. What it prints goes to `output`, or where this one's goes.
+    """
+
+    def __init__(
+        self, function: Callable[[], object], environment: Mapping[str, str], output: IO[str] | None = None
+    ) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()
+            if output:
+                os.dup2(output.fileno(), 1)  # under sys.stdout
+                os.dup2(output.fileno(), 2)
+            os.environ.update(environment)
+            end_with(function)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def wait(self, timeout: float = math.inf) -> int:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a forked process", timeout)
+            time.sleep(0.01)
+        return code
 
 
 def mnet_train(*arguments: str, prepare: Callable[[], None] | None = None) -> Callable[[], None]:
@@ -87,8 +130,11 @@ def mnet_train(*arguments: str, prepare: Callable[[], None] | None = None) -> Ca
 
 
 def _run_command(arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+    from hydra.core.global_hydra import GlobalHydra
+
     from mobilenet_train.cli.train import main
 
+    GlobalHydra.instance().clear()  # of a sweep that was forked
     if prepare:
         prepare()
     sys.argv = ["mnet-train", *arguments]

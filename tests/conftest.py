@@ -1,9 +1,11 @@
 """What all tests share: one thread, configurations, the real images, and the command as a child process."""
 
+import gc
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ TINY = (  # real images and a real network, a few milliseconds a step
     "log_every=2",
 )
 RUN = ("run_dir=run", *TINY)
+EXTRAS = ("check_jsonschema", "executorch", "onnx", "onnxruntime", "onnxscript")  # what tests are skipped without
 LONGEST = (  # a long file that starts last would leave the other worker idle
     "distributed/test_torchrun.py",
     "sweeps/test_sweep.py",
@@ -45,10 +48,23 @@ LONGEST = (  # a long file that starts last would leave the other worker idle
 )
 
 
+def pytest_sessionstart() -> None:
+    """With MNET_REQUIRE_EXTRAS=1 no test may be skipped because a package is not installed."""
+    missing = [name for name in EXTRAS if find_spec(name) is None]
+    if missing and os.environ.get("MNET_REQUIRE_EXTRAS") == "1":
+        raise pytest.UsageError(f"not installed: {', '.join(missing)}; pip install -e '.[dev]'")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; the others keep their order."""
     places = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What the modules of all tests hold stays: looking through it for garbage would take a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +111,14 @@ def imagenet_subset() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return root
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Runs of this process leave no curves.png, which takes longer than their training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilenet_train.tracking.trackers.draw_curves", lambda *_: None)
+        yield
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -34,7 +34,7 @@ class FakeCuda(TorchDispatchMode):
         super().__init__()
         self.copies = 0
         self.fake: Any = FakeTensorMode()
-        self.fake.__deepcopy__ = lambda memo: self.fake  # a copied tensor belongs to the same mode
+        self.fake.__deepcopy__ = lambda _: self.fake  # a copied tensor belongs to the same mode
 
     def __enter__(self) -> "FakeCuda":
         self.fake.__enter__()
@@ -81,9 +81,9 @@ def check(func: Any, args: Any, here: list[Tensor]) -> None:
 @contextmanager
 def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """`build_run` within it takes the fake device, which computes in bf16."""
-    monkeypatch.setattr(runtime, "_device", lambda name, ranks: torch.device("cuda"))
+    monkeypatch.setattr(runtime, "_device", lambda *_: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     with FakeCuda() as fake:
         yield fake

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
-
 from tests.children import end_with, mnet_train
 
 
@@ -36,7 +34,6 @@ def run_forked(
             os.chdir(cwd or Path.cwd())
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            GlobalHydra.instance().clear()
             end_with(what_python_runs(command[1:]))
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         texts = [Path(f"/proc/self/fd/{file.fileno()}").read_text() for file in (out, err)]

@@ -3,6 +3,7 @@
 No thread may start here: children inherit none.
 """
 
+import gc
 from importlib import import_module
 
 import torch
@@ -16,6 +17,7 @@ for name in (
     "matplotlib.figure",
     "sklearn.datasets",
     "tensorboard.plugins.hparams.api_pb2",
+    "torch._dynamo",  # which DistributedDataParallel asks for a setting, in every rank
     "torch.utils.tensorboard",
     "mobilenet_train.cli.train",
     "mobilenet_train.runs.session",
@@ -26,3 +28,4 @@ for name in (
 compose_config("dataset=digits", "model=v3_small", "optim=sgd")  # the parser's tables and the list of plugins stay
 for dtype in (torch.float32, torch.bfloat16):
     library(dtype)  # all children compute with the same kernels, even while a wheel is built beside them
+gc.freeze()  # no child looks through all that for garbage

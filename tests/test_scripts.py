@@ -78,6 +78,19 @@ def test_bench_peers_measures_all_tools(script: Run, tmp_path: Path, cifar10_roo
         assert float(table[f"/ {peer}"]) == pytest.approx(ratio)
 
 
+def test_bench_gpu_measures_the_trainer_and_both_peers(script: Run, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    cases = ["trainer:eager", "step:eager", "timm:eager", "torchvision:eager"]
+    least = ("--networks", "v3_small", "--batch-sizes", "8", "--steps", "1", "--images", "16", "--rounds", "1")
+    script("bench_gpu", *least, "--cases", *cases, "--device", "cpu", "--csv", "gpu.csv")
+    with (tmp_path / "gpu.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == cases
+    for row in rows:
+        assert float(row["images/s"]) == pytest.approx(8000 / float(row["ms a step"]))
+        assert row["GPU busy %"] == "nan", "there is none"
+
+
 @pytest.mark.real_data
 def test_bench_startup_times_the_whole_command_and_its_five_parts(
     script: Run, tmp_path: Path, small_cifar10: Path

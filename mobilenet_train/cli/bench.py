@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mobilenet_train.cli import tool
 from mobilenet_train.console import plain
-from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes
+from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes, usual_runtime
+from mobilenet_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,6 +21,8 @@ EXAMPLES = """\
   mnet-bench                                                  the four networks at 224 pixels, batch 1, one thread
   mnet-bench --model v2 --width 0.5,1 --resolution 96,224 --batch 1,32
   mnet-bench --runtime eager,onnx,onnx-int8 --csv before.csv
+  mnet-bench outputs/RUN --runtime onnx,onnx-int8
+  mnet-bench outputs/RUN/export/model.int8.onnx --threads 1,2
   mnet-bench --runtime train --resolution 32 --classes 10 --batch 128 --threads 2
   mnet-bench --compare before.csv after.csv
 """
@@ -33,17 +36,17 @@ def main() -> NoReturn:
 def parser() -> tool.Parser:
     about = "Times networks on this machine: every combination of what is given, taking turns."
     made = tool.new_parser("mnet-bench", about, EXAMPLES)
-    made.add_argument(
-        "--model", type=tool.list_of(MODELS), default=list(MODELS), metavar="NAMES", help="default: all four"
-    )
+    source = "a run, a checkpoint or an exported ONNX file in the place of --model, --width, --resolution, --classes"
+    made.add_argument("source", nargs="?", type=tool.file_path, metavar="RUN|FILE", help=source)
+    made.add_argument("--model", type=tool.list_of(MODELS), metavar="NAMES", help="default: all four")
     widths, pixels, images = map(tool.list_of_numbers, (tool.width_multiplier, tool.pixel_count, tool.image_count))
-    made.add_argument("--width", type=widths, default=[1.0], metavar="LIST", help="width multipliers; default: 1")
-    made.add_argument("--resolution", type=pixels, default=[224], metavar="LIST", help="pixels; default: 224")
+    made.add_argument("--width", type=widths, metavar="LIST", help="width multipliers; default: 1")
+    made.add_argument("--resolution", type=pixels, metavar="LIST", help="pixels; default: 224")
     made.add_argument("--batch", type=images, default=[1], metavar="LIST", help="images at once; default: 1")
     made.add_argument("--threads", type=tool.thread_counts, default=[1], metavar="LIST", help="on the CPU; default: 1")
-    runtimes = "eager (PyTorch), onnx, onnx-int8 (onnxruntime), train (a whole training step); default: eager"
-    made.add_argument("--runtime", type=tool.list_of(RUNTIMES), default=["eager"], metavar="NAMES", help=runtimes)
-    made.add_argument("--classes", type=tool.class_count, default=1000, metavar="N", help="default: 1000")
+    runtimes = "eager (PyTorch), onnx (default where installed), onnx-int8 (onnxruntime), train (a whole step)"
+    made.add_argument("--runtime", type=tool.list_of(RUNTIMES), metavar="NAMES", help=runtimes)
+    made.add_argument("--classes", type=tool.class_count, metavar="N", help="default: 1000")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch computes; default: cpu")
     made.add_argument("--seconds", type=tool.positive, default=2.0, metavar="S", help="of each; default: 2")
     made.add_argument("--csv", type=tool.new_file, metavar="FILE", help="write the table there too")
@@ -55,31 +58,72 @@ def parser() -> tool.Parser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures and prints, or compares two tables. Raises UserError."""
-    from mobilenet_train.deploy.bench import as_dict, new_bench, write_csv
-    from mobilenet_train.deploy.settings import all_settings
-    from mobilenet_train.runs.advice import memory_advice
-    from mobilenet_train.runs.timed_step import training_step
-
     if arguments.compare:
         return show_changes(arguments)
-    check_runtimes(arguments.runtime, arguments.device)
-    settings = all_settings(
-        arguments.model,
-        arguments.width,
-        arguments.resolution,
-        arguments.batch,
-        arguments.threads,
-        arguments.runtime,
-    )
-    with memory_advice("lower --batch, --resolution or --width"):
-        rows = new_bench(arguments.classes, arguments.device, training_step).run(settings, arguments.seconds)
+    rows = measured(arguments)
     if arguments.json:
+        from mobilenet_train.deploy.bench import as_dict
+
         tool.print_json([as_dict(row) for row in rows])
     else:
         print_rows(rows)
     if arguments.csv:
+        from mobilenet_train.deploy.bench import write_csv
+
         write_csv(rows, arguments.csv)
     return 0
+
+
+def measured(arguments: argparse.Namespace) -> "list[Row]":
+    """Every combination of what is given, timed. Raises UserError."""
+    if arguments.source:
+        from mobilenet_train.inference.run_path import trained_path
+
+        trained_path(arguments.source)
+        for name in ("model", "width", "resolution", "classes"):
+            if getattr(arguments, name):
+                raise ConfigError(f"--{name} is for networks by name: {arguments.source} has its own")
+        if arguments.source.suffix == ".onnx" and (arguments.runtime or arguments.device != "cpu"):
+            raise ConfigError(f"--runtime and --device are not for {arguments.source}: onnxruntime runs it on the CPU")
+        if "train" in (arguments.runtime or ()):
+            raise ConfigError("--runtime train is for networks by name, not for a run")
+    runtimes = arguments.runtime or [usual_runtime(arguments.device)]
+    check_runtimes(runtimes, arguments.device)
+    from mobilenet_train.runs.advice import memory_advice
+
+    with memory_advice("lower --batch, --resolution or --width"):
+        return timed_source(arguments, runtimes) if arguments.source else timed_names(arguments, runtimes)
+
+
+def timed_source(arguments: argparse.Namespace, runtimes: list[str]) -> "list[Row]":
+    """A run's network, or an exported file."""
+    from mobilenet_train.deploy.bench import new_bench, run_settings, time_file
+    from mobilenet_train.inference.loading import load_run
+    from mobilenet_train.runs.timed_step import training_step
+
+    if arguments.source.suffix == ".onnx":
+        return time_file(arguments.source, arguments.batch, arguments.threads, arguments.seconds)
+    trained = load_run(arguments.source)
+    tool.report_warning("mnet-bench", trained)
+    bench = new_bench(len(trained.class_names), arguments.device, training_step, lambda _: trained.model)
+    return bench.run(run_settings(trained, arguments.batch, arguments.threads, runtimes), arguments.seconds)
+
+
+def timed_names(arguments: argparse.Namespace, runtimes: list[str]) -> "list[Row]":
+    """Networks by name, with random weights."""
+    from mobilenet_train.deploy.bench import new_bench
+    from mobilenet_train.deploy.settings import all_settings
+    from mobilenet_train.runs.timed_step import training_step
+
+    settings = all_settings(
+        arguments.model or MODELS,
+        arguments.width or [1.0],
+        arguments.resolution or [224],
+        arguments.batch,
+        arguments.threads,
+        runtimes,
+    )
+    return new_bench(arguments.classes or 1000, arguments.device, training_step).run(settings, arguments.seconds)
 
 
 def setting_cells(setting: "Setting") -> tuple[str, ...]:

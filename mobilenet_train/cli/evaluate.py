@@ -19,6 +19,7 @@ from mobilenet_train.cli.tool import (
     whole_number,
 )
 from mobilenet_train.console import plain
+from mobilenet_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ EXAMPLES = """\
   mnet-eval outputs/RUN
   mnet-eval outputs/RUN --flip --resolutions 24,32,40
   mnet-eval outputs/RUN/checkpoints/best.pt --data /data --json
+  mnet-eval outputs/RUN/export/model.int8.onnx --data outputs/RUN
 """
 LARGEST_RESOLUTION = 4096
 MOST_SHOWN = 20  # classes or changed images in the terminal; the files have all
@@ -69,7 +71,8 @@ def parser() -> Parser:
     about = "Evaluates a trained run on its test images and verifies the accuracy that it logged."
     made = new_parser("mnet-eval", about, EXAMPLES)
     add_run_arguments(made)
-    made.add_argument("--data", type=file_path, metavar="DIR", help="where the run's data set lies now (dataset.root)")
+    data = "where the run's data set lies now (dataset.root); of an exported file (.onnx, .pte) the run that it is of"
+    made.add_argument("--data", type=file_path, metavar="DIR", help=data)
     made.add_argument("--flip", action="store_true", help="also average each image with its mirror image")
     made.add_argument(
         "--resolutions", type=resolution_list, metavar="P,P,...", help="also at these resolutions, in pixels"
@@ -92,6 +95,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 if the logged accuracy cannot be reproduced where it should be."""
     from rich.console import Console
 
+    from mobilenet_train.inference.run_path import EXPORTED, trained_path
+
+    if trained_path(arguments.run).suffix in EXPORTED:
+        return evaluate_file(arguments)
     from mobilenet_train.disk import writing
     from mobilenet_train.inference.evaluate import (
         classification_report,
@@ -120,6 +127,30 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_for_people(found, [folder / name for name in files], Console())
     return 1 if verdict.status == "failed" else 0
+
+
+def evaluate_file(arguments: argparse.Namespace) -> int:
+    """Prints how good an exported file is on the test images of the run in --data, beside the run's own network."""
+    if arguments.data is None or arguments.flip or arguments.resolutions or arguments.out:
+        raise ConfigError(
+            f"{arguments.run} is an exported file: give --data RUN, the run that it is of, and nothing else"
+        )
+    from rich.console import Console
+
+    from mobilenet_train.deploy.export import check_file
+    from mobilenet_train.inference.evaluate import load_test_data
+    from mobilenet_train.inference.loading import load_run
+
+    trained = load_run(arguments.data, trust_factory=arguments.trust_factory)
+    rows = check_file(arguments.run, trained, load_test_data(trained, None, arguments.trust_factory))
+    if arguments.json:
+        print_json([asdict(row) for row in rows])
+        return 0
+    table = new_table(str(arguments.run), ("format",), ("top-1 %", "drop", "logits differ by"))
+    for row in rows:
+        table.add_row(row.format, f"{row.top1:.2f}", f"{row.drop:.2f}", f"{row.difference:.2g}")
+    Console().print(table)
+    return 0
 
 
 def write_files(found: Found, folder: Path) -> list[str]:

@@ -31,6 +31,7 @@ EXAMPLES = """\
   mnet-export outputs/RUN                                     RUN/export/model.onnx
   mnet-export outputs/RUN --to onnx,onnx-int8 --max-drop 0.5
   mnet-export outputs/RUN --to onnx-int8 --qat-epochs 3        fine-tuned for int8 first
+  mnet-export outputs/RUN --to onnx-int8 --input uint8        takes a camera's pixels
   mnet-export outputs/RUN --to safetensors --weights ema --out DIR
 """
 
@@ -46,6 +47,8 @@ def parser() -> Parser:
     made.add_argument("run", type=file_path, metavar="RUN", help="a run folder, or one checkpoint file")
     choices = f"one or several of: {', '.join(FORMATS)}; default: onnx"
     made.add_argument("--to", type=formats, default=["onnx"], metavar="FORMATS", help=choices)
+    pixels = "of ONNX files: float (normalised, NCHW) or uint8 (RGB pixels, NHWC; they normalise); default: float"
+    made.add_argument("--input", choices=("float", "uint8"), default="float", help=pixels)
     made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")
     drop = "points of top-1 that an export may lose to fp32; default: 1"
     made.add_argument("--max-drop", type=points, default=1.0, metavar="POINTS", help=drop)
@@ -88,6 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Exports, checks and prints the deploy table. Raises RunError if an export lost more than --max-drop."""
     if arguments.qat_epochs > 0 and "onnx-int8" not in arguments.to:
         raise ConfigError(f"--qat-epochs {arguments.qat_epochs} has no effect: it is for --to onnx-int8")
+    if arguments.input == "uint8" and (others := [name for name in arguments.to if not name.startswith("onnx")]):
+        raise ConfigError(f"--input uint8 is for --to onnx and onnx-int8; {', '.join(others)} takes float")
+    from mobilenet_train.inference.run_path import trained_path
+
+    trained_path(arguments.run)
     from mobilenet_train.deploy.export import Source, export
     from mobilenet_train.inference.evaluate import load_test_data
     from mobilenet_train.inference.loading import load_run
@@ -96,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     report_warning("mnet-export", trained)
     dataset = load_test_data(trained, arguments.data, arguments.trust_factory)
     folder = arguments.out or trained.folder / "export"
-    source = Source(trained, dataset, arguments.qat_epochs, log)
+    source = Source(trained, dataset, arguments.qat_epochs, log, pixels=arguments.input == "uint8")
     rows = export(source, arguments.to, folder, arguments.max_drop)
     if arguments.json:
         print_json([as_dict(row, folder, arguments.max_drop) for row in rows])

@@ -17,6 +17,7 @@ from mobilenet_train.cli.tool import (
     width_multiplier,
 )
 from mobilenet_train.console import plain
+from mobilenet_train.deploy.settings import MODELS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,6 +57,9 @@ def stride_plan(text: str) -> str | int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from mobilenet_train.inference.run_path import check_source
+
+    check_source(arguments.network, MODELS)
     from mobilenet_train.inference.info import info
 
     found = info(

@@ -19,14 +19,19 @@ from mobilenet_train.cli.tool import (
     whole_number,
 )
 from mobilenet_train.console import add_rows, printable
+from mobilenet_train.errors import ConfigError
+from mobilenet_train.machine import usable_cores
 
 if TYPE_CHECKING:
-    from mobilenet_train.inference.predict import Prediction
+    from mobilenet_train.inference.onnx_file import FileClassifier
+    from mobilenet_train.inference.predict import Classifier
+    from mobilenet_train.inference.prediction import Prediction
 
 EXAMPLES = """\
   mnet-predict outputs/RUN elephant.jpg           Predicted: elephant (97.31 %), ...
   mnet-predict outputs/RUN photos/ --csv > photos.csv
   mnet-predict outputs/RUN 'photos/**/*.png' --json | jq .ranked[0]
+  mnet-predict outputs/RUN/export/model.onnx elephant.jpg     the exported file, without torch
   curl -s https://example.org/cat.jpg | mnet-predict outputs/RUN -
 """
 
@@ -52,27 +57,55 @@ def parser() -> Parser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 if an image could not be read; the others are done all the same."""
-    from mobilenet_train.errors import ConfigError
-    from mobilenet_train.inference.loading import load_run
-    from mobilenet_train.inference.predict import Classifier, find_image_files
+    from mobilenet_train.inference.prediction import MISSING, Prediction, find_image_files, is_there
+    from mobilenet_train.inference.run_path import trained_path
 
     if arguments.csv and arguments.json:
         raise ConfigError("--csv and --json exclude each other; give one")
     files = find_image_files(arguments.images)
-    trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
-    report_warning("mnet-predict", trained)
-    runtime = runtime_of(arguments, trained.config, threads=None)
-    classifier = Classifier(trained, runtime.device, runtime.memory_format)
-    found = reporting_errors(classifier.stream(files, arguments.top, arguments.batch_size))
+    trained_path(arguments.run)
+    top = arguments.top
+    if any(map(is_there, files)):
+        classifier = classifier_of(arguments)
+        top = min(top, len(classifier.class_names))
+        found = reporting_errors(classifier.stream(files, top, arguments.batch_size))
+    else:  # known at once
+        found = reporting_errors(Prediction(file, (), MISSING) for file in files)
     if arguments.json:
         bad = print_json_lines(found)
     elif arguments.csv:
-        bad = print_csv(found, min(arguments.top, len(trained.class_names)))
+        bad = print_csv(found, top)
     else:
         bad = print_for_people(list(found))
     if bad and len(files) > 1:
         print(f"mnet-predict: {bad} of {len(files)} images could not be read", file=sys.stderr)
     return 1 if bad else 0
+
+
+def classifier_of(arguments: argparse.Namespace) -> "Classifier | FileClassifier":
+    """The network of a run, of a checkpoint file or of an exported file; for ONNX torch is not imported."""
+    from mobilenet_train.inference.run_path import EXPORTED
+
+    exported = arguments.run.suffix in EXPORTED
+    if exported and (arguments.device == "cuda" or arguments.weights == "ema"):
+        raise ConfigError(
+            "--device cuda and --weights ema are for runs: an exported file holds one network, for the CPU"
+        )
+    if arguments.run.suffix == ".onnx":
+        from mobilenet_train.inference.onnx_file import load_onnx
+
+        return load_onnx(arguments.run, arguments.threads or 0)
+    if exported:
+        from mobilenet_train.deploy.executorch_program import classifier_of_program
+
+        return classifier_of_program(arguments.run, arguments.threads or usable_cores())
+    from mobilenet_train.inference.loading import load_run
+    from mobilenet_train.inference.predict import Classifier
+
+    trained = load_run(arguments.run, arguments.weights, trust_factory=arguments.trust_factory)
+    report_warning("mnet-predict", trained)
+    runtime = runtime_of(arguments, trained.config, threads=None)
+    return Classifier(trained, runtime.device, runtime.memory_format)
 
 
 def reporting_errors(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":

@@ -47,7 +47,9 @@ def new_parser(program: str, about: str, examples: str) -> Parser:
 
 def add_run_arguments(parser: Parser) -> None:
     """RUN and what every command that runs a trained network takes."""
-    parser.add_argument("run", type=file_path, metavar="RUN", help="a run folder, or one checkpoint file")
+    parser.add_argument(
+        "run", type=file_path, metavar="RUN", help="a run folder, a checkpoint, or an exported file (.onnx, .pte)"
+    )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is a device"
     )

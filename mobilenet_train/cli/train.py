@@ -79,13 +79,16 @@ def call_hydra(run: Callable[["DictConfig"], None]) -> None:
     """Lets Hydra read sys.argv, compose from conf/ and call `run`.
 
     Python 3.14 checks each option's help when it is declared and takes only text. Hydra's help of --shell-completion
-    is an object that becomes text when it is shown, so the check is left out.
+    is an object that becomes text when it is shown, so the check is left out. Hydra also composes all for the value of
+    hydra.mode alone, which cannot be set here.
     """
     from argparse import ArgumentParser
 
     import hydra
+    from hydra._internal.hydra import Hydra
 
     ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
+    Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(run)()
 
 

@@ -1,5 +1,7 @@
 """Lets Hydra compose `conf/`: groups, recipes, experiments and what is typed."""
 
+from functools import cache
+
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -10,6 +12,7 @@ from mobilenet_train.config.place import conf_dir
 from mobilenet_train.config.schema import PRESETS, SCHEMAS, TrainConfig
 
 
+@cache
 def register() -> None:
     """Makes known to Hydra what the YAML files lean on.
 

@@ -1,6 +1,6 @@
 """Batches for training and evaluation, made on the run's device from images in memory or stored elsewhere."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -145,6 +145,7 @@ class EvalBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         shares, stored = self.shares, self.split.images
+        found: Iterator[Tensor]
         if isinstance(stored, Tensor):  # by slices, which need nothing of the device
             found = (stored[numbers.start : numbers.stop] for numbers in shares)
         else:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -157,6 +158,9 @@ def _next(waiting: Iterator[Tensor | str], stop: Callable[[], bool]) -> Tensor |
     while looks < LOOKS_TO_WAIT:
         try:
             return next(waiting, None)
+        except (ConnectionError, EOFError):  # a worker was killed as it handed the images over,
+            time.sleep(SECONDS_TO_LOOK)  # which torch raises here a moment later, once the system has noticed
+            raise
         except RuntimeError as error:
             if not str(error).startswith(TIMED_OUT):
                 raise

@@ -4,22 +4,27 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mobilenet_train.config.schema import NetworkConfig
 from mobilenet_train.data import ImageData
 from mobilenet_train.deploy.latency import Call, Timing, measure
-from mobilenet_train.deploy.onnx_graph import quantise, to_onnx
-from mobilenet_train.deploy.runtimes import eager_logits, onnx_session, timed, timed_session
-from mobilenet_train.deploy.settings import Setting
+from mobilenet_train.deploy.onnx_graph import to_onnx
+from mobilenet_train.deploy.onnx_int8 import quantise
+from mobilenet_train.deploy.runtimes import eager_logits, timed, timed_session
+from mobilenet_train.deploy.settings import Setting, all_settings
 from mobilenet_train.disk import read_text, write_text
 from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.inference.loading import TrainedRun
+from mobilenet_train.inference.onnx_file import load_onnx, onnx_session
 from mobilenet_train.machine import describe_machine
-from mobilenet_train.models import NETWORKS, MobileNet
+from mobilenet_train.models import NETWORKS
 from mobilenet_train.runtime import keep_freed_memory
 
 
@@ -38,6 +43,7 @@ class Row:
 
 
 TrainingStep = Callable[[Setting], Call]  # one update of a setting's network, ready to be timed
+Network = Callable[[Setting], nn.Module]  # a setting's network, in evaluation mode
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,12 @@ class Bench:
     """Makes settings into functions to be timed.
 
     device: where PyTorch computes ("cpu", "cuda"); onnxruntime is only used on the CPU.
-    training_step: makes what the runtime "train" times.
+    training_step: makes what the runtime "train" times. network: makes what the others do.
     """
 
-    classes: int
     device: torch.device
     training_step: TrainingStep
+    network: Network
 
     def run(self, settings: Sequence[Setting], seconds: float) -> list[Row]:
         """Times all settings for about `seconds` each, taking turns. Raises RunError if a runtime is not installed."""
@@ -69,27 +75,59 @@ class Bench:
             if s.runtime == "train":
                 yield s, self.training_step(s)
             elif s.runtime == "eager":
-                logits = eager_logits(self._network(s), self.device)
+                logits = eager_logits(self.network(s), self.device)
                 yield s, timed(logits, images.to(self.device), s.threads)
             else:
                 which = (s.model, s.width, s.resolution)
                 if which not in graphs:
-                    graphs[which] = to_onnx(self._network(s), s.resolution, {})
+                    graphs[which] = to_onnx(self.network(s), s.resolution, {})
                 graph = graphs[which] if s.runtime == "onnx" else quantise(graphs[which], [images])
                 yield s, timed_session(onnx_session(graph, s.threads), images.numpy())
 
-    def _network(self, setting: Setting) -> MobileNet:
-        torch.manual_seed(0)
-        options = {"num_classes": self.classes, "resolution": setting.resolution, "width_mult": setting.width}
-        return NETWORKS[setting.model](**options).eval().requires_grad_(False)
 
-
-def new_bench(classes: int, device: str, training_step: Callable[[Setting, int, str], Call]) -> Bench:
-    """What times settings. Raises RunError if the device does not exist."""
+def new_bench(
+    classes: int,
+    device: str,
+    training_step: Callable[[Setting, int, str], Call],
+    network: Network | None = None,
+) -> Bench:
+    """What times settings: of `network`, or of our networks with random weights. Raises RunError without the device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise RunError("--device cuda was asked for, but torch sees no CUDA device")
     keep_freed_memory()
-    return Bench(classes, torch.device(device), lambda setting: training_step(setting, classes, device))
+
+    def random_network(setting: Setting) -> nn.Module:
+        torch.manual_seed(0)
+        options = {"num_classes": classes, "resolution": setting.resolution, "width_mult": setting.width}
+        return NETWORKS[setting.model](**options).eval().requires_grad_(False)
+
+    return Bench(
+        torch.device(device), lambda setting: training_step(setting, classes, device), network or random_network
+    )
+
+
+def run_settings(
+    run: TrainedRun, batches: Sequence[int], threads: Sequence[int], runtimes: Sequence[str]
+) -> list[Setting]:
+    """A run's own network, at the resolution of its evaluation."""
+    model = run.config.model
+    width = model.width_mult if isinstance(model, NetworkConfig) else 1.0
+    return all_settings([model.name], [width], [run.preprocessing.resolution], batches, threads, runtimes)
+
+
+def time_file(path: Path, batches: Sequence[int], threads: Sequence[int], seconds: float) -> list[Row]:
+    """An exported ONNX file with every number of images and threads. Raises RunError if it cannot be read."""
+    calls, runtime = {}, "onnx-int8" if b"QuantizeLinear" in path.read_bytes() else "onnx"
+    for count in threads:
+        file = load_onnx(path, count)
+        for batch in batches:
+            setting = Setting(file.network, file.width, file.resolution, batch, count, runtime)
+            side = file.resolution
+            pixels, values = (batch, side, side, 3), (batch, 3, side, side)
+            images = np.zeros(pixels, np.uint8) if file.pixels else np.zeros(values, np.float32)
+            calls[setting] = partial(file.forward, images)
+    machine = describe_machine()
+    return [Row(setting, timing, machine) for setting, timing in measure(calls, seconds).items()]
 
 
 def noise(batch: int, resolution: int) -> Tensor:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mobilenet_train.deploy.runtimes import Logits, require
+from mobilenet_train.deploy.runtimes import Logits
+from mobilenet_train.errors import RunError, require
+from mobilenet_train.inference.onnx_file import FileClassifier, classifier_of_file
 
 # In one call: a program's memory is laid out for so many. Below 16, where torch changes the kernel of a convolution;
 # across that border a trace with few images would be laid out for 15.
@@ -87,6 +89,15 @@ def load_program(path: Path, threads: int) -> tuple[Logits, Mapping[str, str]]:
         return torch.cat([forward.execute([part])[0] for part in parts])
 
     return logits, properties
+
+
+def classifier_of_program(path: Path, threads: int) -> FileClassifier:
+    """A classifier from a file that `mnet-export --to executorch` wrote. Raises RunError if it is another."""
+    try:
+        logits, properties = load_program(path, threads)
+    except RuntimeError as error:
+        raise RunError(f"{path} cannot be loaded by ExecuTorch: {str(error).splitlines()[0]}") from error
+    return classifier_of_file(path, properties, lambda images: logits(torch.from_numpy(images)).numpy(), pixels=False)
 
 
 @contextmanager

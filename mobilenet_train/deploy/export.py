@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from mobilenet_train import __version__
+from mobilenet_train.config.schema import NetworkConfig
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing, Split, stratified_sample
 from mobilenet_train.deploy.executorch_program import load_program, to_executorch
 from mobilenet_train.deploy.latency import Timing, measure
-from mobilenet_train.deploy.onnx_graph import fp32_operators, quantise, to_onnx
+from mobilenet_train.deploy.onnx_graph import taking_pixels, to_onnx
+from mobilenet_train.deploy.onnx_int8 import fp32_operators, quantise
 from mobilenet_train.deploy.quantisation_aware import fine_tuned
-from mobilenet_train.deploy.runtimes import Logits, eager_logits, onnx_logits, onnx_session, require, timed
+from mobilenet_train.deploy.runtimes import Logits, PixelLogits, eager_logits, onnx_logits, timed
 from mobilenet_train.disk import writing
-from mobilenet_train.errors import RunError
+from mobilenet_train.errors import RunError, require
 from mobilenet_train.inference.loading import TrainedRun
+from mobilenet_train.inference.onnx_file import onnx_session, takes_pixels
 
 CALIBRATION_IMAGES = 512
 CALIBRATION_BATCH = 64
@@ -37,17 +40,19 @@ class Source:
     """What is exported: a trained network, and the images to calibrate, fine-tune and check it with.
 
     qat_epochs: epochs of quantisation-aware fine-tuning before int8; `log` gets a line for each.
+    pixels: ONNX files take uint8 (batch, resolution, resolution, 3) instead of normalised fp32.
     """
 
     run: TrainedRun
     dataset: Dataset
     qat_epochs: int = 0
     log: Callable[[str], None] = lambda _: None
+    pixels: bool = False
 
     @cached_property
     def onnx_graph(self) -> bytes:
         """The network in fp32, which onnx and onnx-int8 share."""
-        return to_onnx(self.run.model, self.run.preprocessing.resolution, properties(self.run))
+        return to_onnx(self.run.model, self.run.preprocessing.resolution, properties(self.run, self.pixels))
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,17 @@ class DeployRow:
     timing: Timing  # one image, one thread
 
 
-def properties(run: TrainedRun) -> Properties:
+FLOAT_INPUT = {"input": "images (N, 3, resolution, resolution), RGB", "formula": "(pixel / 255 - mean) / std"}
+PIXEL_INPUT = {"input": "images (N, resolution, resolution, 3), uint8 RGB", "formula": "pixel"}
+
+
+def properties(run: TrainedRun, pixels: bool = False) -> Properties:
     """Labels and preprocessing as every export holds them: strings, JSON where they are more than one word."""
-    layout = {"input": "images (N, 3, resolution, resolution), RGB", "formula": "(pixel / 255 - mean) / std"}
+    layout, model = PIXEL_INPUT if pixels else FLOAT_INPUT, run.config.model
     return {
         "producer": f"mnet-train {__version__}",
-        "network": run.config.model.name,
+        "network": model.name,
+        "width": f"{model.width_mult:g}" if isinstance(model, NetworkConfig) else "1",
         "labels": json.dumps(run.class_names, ensure_ascii=False),
         "preprocessing": json.dumps({**asdict(run.preprocessing), **layout}),
     }
@@ -96,15 +106,20 @@ def properties(run: TrainedRun) -> Properties:
 
 
 def _write_onnx(source: Source) -> bytes:
-    return source.onnx_graph
+    return _with_input(source.onnx_graph, source)
 
 
 def _write_int8(source: Source) -> bytes:
     run, graph = source.run, None
     if source.qat_epochs > 0:
         tuned = fine_tuned(run, source.dataset, source.qat_epochs, source.log)
-        graph = to_onnx(tuned, run.preprocessing.resolution, properties(run))
-    return quantise(graph or source.onnx_graph, calibration_batches(run, source.dataset.train))
+        graph = to_onnx(tuned, run.preprocessing.resolution, properties(run, source.pixels))
+    quantised = quantise(graph or source.onnx_graph, calibration_batches(run, source.dataset.train))
+    return _with_input(quantised, source)
+
+
+def _with_input(graph: bytes, source: Source) -> bytes:
+    return taking_pixels(graph, source.run.preprocessing) if source.pixels else graph
 
 
 def calibration_batches(run: TrainedRun, train: Split) -> Iterator[Tensor]:
@@ -115,9 +130,10 @@ def calibration_batches(run: TrainedRun, train: Split) -> Iterator[Tensor]:
         yield images
 
 
-def _load_onnx(path: Path, _: TrainedRun) -> tuple[Logits, Properties]:
+def _load_onnx(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
     session = onnx_session(path.read_bytes(), threads=1)
-    return onnx_logits(session), session.get_modelmeta().custom_metadata_map
+    logits, read = onnx_logits(session), session.get_modelmeta().custom_metadata_map
+    return (PixelLogits(logits, run.preprocessing) if takes_pixels(session) else logits), read
 
 
 def _write_safetensors(source: Source) -> bytes:
@@ -166,9 +182,9 @@ def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float
         folder.mkdir(parents=True, exist_ok=True)
     run, dataset = source.run, source.dataset
     itself = eager_logits(deepcopy(run.model), CPU)
-    reference = all_logits(itself, dataset.test, run.preprocessing)
-    weights = sum(value.nbytes for value in run.model.state_dict().values())
-    results = [Checked("pytorch", weights, top1(reference, dataset.test), 0.0, 0.0, {})]
+    compared = PixelLogits.of(itself, run.preprocessing) if source.pixels else itself
+    reference = all_logits(compared, dataset.test, run.preprocessing)
+    results = [of_itself(run, dataset, reference)]
     loaded = [itself]
     for name in formats:
         path = folder / FORMATS[name].file
@@ -188,6 +204,24 @@ def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float
     return [DeployRow(*pair) for pair in zip(results, one_image_timings(loaded, run), strict=True)]
 
 
+def check_file(path: Path, run: TrainedRun, dataset: Dataset) -> list[Checked]:
+    """The run's network on its test images, and an exported ONNX or ExecuTorch file beside it.
+
+    Raises RunError for a file that cannot be loaded, is not of this run or does not compute what its network does.
+    """
+    itself = eager_logits(deepcopy(run.model), CPU)
+    reference = all_logits(itself, dataset.test, run.preprocessing)
+    quantised = b"QuantizeLinear" in path.read_bytes()
+    name = "executorch" if path.suffix == ".pte" else "onnx-int8" if quantised else "onnx"
+    return [of_itself(run, dataset, reference), check(name, path, run, dataset.test, reference)[0]]
+
+
+def of_itself(run: TrainedRun, dataset: Dataset, reference: Tensor) -> Checked:
+    """The network in PyTorch, whose logits of the test images `reference` are."""
+    weights = sum(value.nbytes for value in run.model.state_dict().values())
+    return Checked("pytorch", weights, top1(reference, dataset.test), 0.0, 0.0, {})
+
+
 def check(name: str, path: Path, run: TrainedRun, test: Split, reference: Tensor) -> tuple[Checked, Logits]:
     """Loads an export and runs every test image through it, with the preprocessing that the file names.
 
@@ -199,7 +233,7 @@ def check(name: str, path: Path, run: TrainedRun, test: Split, reference: Tensor
     except Exception as error:  # each runtime raises exceptions of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"{path} cannot be loaded as {name}: {reason}") from error
-    result = all_logits(logits, test, agreed_preprocessing(path, read, run))
+    result = all_logits(logits, test, agreed_preprocessing(path, read, run, isinstance(logits, PixelLogits)))
     difference = float((result - reference).abs().max())
     if kind.lossless and not difference <= TOLERANCE * float(reference.abs().max()):  # so that NaN is caught too
         raise RunError(f"{path} computes other logits than the network: they differ by up to {difference:.3g}")
@@ -208,9 +242,9 @@ def check(name: str, path: Path, run: TrainedRun, test: Split, reference: Tensor
     return Checked(name, path.stat().st_size, reached, top1(reference, test) - reached, difference, left), logits
 
 
-def agreed_preprocessing(path: Path, labels: Properties, run: TrainedRun) -> Preprocessing:
+def agreed_preprocessing(path: Path, labels: Properties, run: TrainedRun, pixels: bool) -> Preprocessing:
     """The preprocessing that an export names. Raises RunError if it or the labels are not those of the run."""
-    wanted = properties(run)
+    wanted = properties(run, pixels)
     for key in ("labels", "preprocessing"):
         if labels.get(key) != wanted[key]:
             raise RunError(f"{path} names other {key} than the run: {labels.get(key)} instead of {wanted[key]}")
@@ -230,10 +264,16 @@ def top1(logits: Tensor, test: Split) -> float:
 
 def one_image_timings(loaded: Sequence[Logits], run: TrainedRun) -> list[Timing]:
     """All of them with one image and one thread, taking turns."""
-    image = torch.zeros(1, 3, run.preprocessing.resolution, run.preprocessing.resolution)
+    side = run.preprocessing.resolution
+    calls = {
+        number: timed(logits.of_pixels, torch.zeros(1, side, side, 3, dtype=torch.uint8), 1)
+        if isinstance(logits, PixelLogits)
+        else timed(logits, torch.zeros(1, 3, side, side), 1)
+        for number, logits in enumerate(loaded)
+    }
     threads = torch.get_num_threads()
     try:
-        timings = measure({number: timed(logits, image, 1) for number, logits in enumerate(loaded)}, TIMED_SECONDS)
+        timings = measure(calls, TIMED_SECONDS)
     finally:
         torch.set_num_threads(threads)
     return list(timings.values())

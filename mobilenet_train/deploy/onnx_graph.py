@@ -1,25 +1,22 @@
-"""A network as an ONNX graph: exported by torch.export, labelled, and quantised to int8 by onnxruntime."""
+"""A network as an ONNX graph, exported by torch.export and labelled; its input normalised values or pixels."""
 
-import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mobilenet_train.deploy.runtimes import require
-
-MOVING = {"DequantizeLinear", "Transpose", "Reshape", "Unsqueeze", "Flatten", "ReorderInput", "ReorderOutput"}
+from mobilenet_train.data.images import Preprocessing
+from mobilenet_train.errors import require
+from mobilenet_train.inference.onnx_file import INPUT, OUTPUT
 
 
 def to_onnx(model: nn.Module, resolution: int, properties: Mapping[str, str]) -> bytes:
     """The network as a serialised ONNX graph, batch-norm folded into the convolutions before it.
 
-    Input "images" (N, 3, resolution, resolution) and output "logits" (N, classes), fp32, any N. `properties` become
-    the graph's metadata.
+    Input "images" (batch, 3, resolution, resolution) and output "logits" (batch, classes), fp32, for any batch.
+    `properties` become the graph's metadata.
     """
     onnx = require("onnx")
     require("onnxscript")
@@ -27,65 +24,42 @@ def to_onnx(model: nn.Module, resolution: int, properties: Mapping[str, str]) ->
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the exporter's own internals
         program = torch.export.export(model.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("N")},))
-        exported = torch.onnx.export(
-            program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
-        )
+        exported = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
     assert exported is not None
-    graph = exported.model_proto
-    onnx.helper.set_model_props(graph, dict(properties))
-    onnx.checker.check_model(graph)
-    return graph.SerializeToString()
+    model_proto = exported.model_proto
+    graph = model_proto.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:  # torch's name for it is its own
+                dimension.dim_param = "batch"
+    onnx.helper.set_model_props(model_proto, dict(properties))
+    onnx.checker.check_model(model_proto)
+    return model_proto.SerializeToString()
 
 
-def quantise(graph: bytes, calibration: Iterable[Tensor]) -> bytes:
-    """The graph with int8 weights, a scale for each channel, and int8 activations (static, QDQ form).
-
-    `calibration` are batches (N, 3, R, R) of network inputs, from whose activations the ranges are taken.
-    """
+def taking_pixels(graph: bytes, preprocessing: Preprocessing) -> bytes:
+    """The graph with normalisation in front: input "images" uint8 (batch, resolution, resolution, 3), RGB."""
     onnx = require("onnx")
-    quantization = require("onnxruntime.quantization")
-    shape_inference = require("onnxruntime.quantization.shape_inference")
-    with tempfile.TemporaryDirectory() as folder:
-        plain, prepared, result = (str(Path(folder, name)) for name in ("plain", "prepared", "int8"))
-        Path(plain).write_bytes(graph)
-        shape_inference.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-        quantization.quantize_static(
-            prepared,
-            result,
-            _reader(calibration),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        quantised = onnx.load(result)
-    onnx.helper.set_model_props(
-        quantised, {entry.key: entry.value for entry in onnx.load_from_string(graph).metadata_props}
-    )
-    return quantised.SerializeToString()
-
-
-def _reader(batches: Iterable[Tensor]) -> Any:
-    """The batches as onnxruntime's calibration wants them."""
-    base: Any = require("onnxruntime.quantization").CalibrationDataReader
-
-    class Reader(base):
-        def __init__(self) -> None:
-            self.feeds: Iterator[dict[str, Any]] = ({"images": batch.contiguous().numpy()} for batch in batches)
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self.feeds, None)
-
-    return Reader()
-
-
-def fp32_operators(graph: bytes) -> dict[str, int]:
-    """How many operators of each kind onnxruntime still computes in fp32 when it runs a quantised graph here."""
-    onnx, onnxruntime = require("onnx"), require("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder, "as_run"))
-        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(options.optimized_model_filepath).graph.node
-    return dict(Counter(node.op_type for node in nodes if node.op_type not in MOVING and node.op_type[0] != "Q"))
+    helper = onnx.helper
+    model = onnx.load_from_string(graph)
+    nodes, normalised = list(model.graph.node), f"{INPUT}_normalised"
+    for node in nodes:
+        for number, name in enumerate(node.input):
+            if name == INPUT:
+                node.input[number] = normalised
+    side = preprocessing.resolution
+    shape = ["batch", side, side, 3]
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, onnx.TensorProto.UINT8, shape))
+    mean, std = (np.array(value, np.float32).reshape(3, 1, 1) for value in (preprocessing.mean, preprocessing.std))
+    constants = {"mean_255": mean * 255, "one_by_std_255": 1 / (std * 255)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    first = [
+        helper.make_node("Transpose", [INPUT], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["planes"], ["values"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Sub", ["values", "mean_255"], ["centred"]),
+        helper.make_node("Mul", ["centred", "one_by_std_255"], [normalised]),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend([*first, *nodes])
+    onnx.checker.check_model(model)
+    return model.SerializeToString()

@@ -5,17 +5,27 @@ onnxruntime has int8 kernels neither for HardSigmoid nor for ReduceMean: each wo
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from mobilenet_train.deploy.runtimes import require
+from mobilenet_train.errors import require
 
 POSITIONS = ([2, 3], [-2, -1], [-1, -2])  # the axes of a mean over all positions of (N, C, H, W)
-MOVING = {"DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "ReorderInput", "ReorderOutput"}
+POINTWISE = {"Relu", "Clip", "HardSigmoid", "HardSwish"}
+MOVING = {
+    "DequantizeLinear",
+    "Transpose",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "ReorderInput",
+    "ReorderOutput",
+}
 
 
 def quantise(graph: bytes, calibration: Iterable[Tensor]) -> bytes:
@@ -27,7 +37,7 @@ def quantise(graph: bytes, calibration: Iterable[Tensor]) -> bytes:
     quantization = require("onnxruntime.quantization")
     shape_inference = require("onnxruntime.quantization.shape_inference")
     model = onnx.load_from_string(graph)
-    means_as_pooling(model.graph)
+    means_as_maps(model.graph)
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, result = (str(Path(folder, name)) for name in ("plain", "prepared", "int8"))
         onnx.save(model, plain)
@@ -47,60 +57,82 @@ def quantise(graph: bytes, calibration: Iterable[Tensor]) -> bytes:
     return quantised.SerializeToString()
 
 
-def means_as_pooling(graph: Any) -> None:
-    """Every ReduceMean over the positions of (N, C, H, W) becomes a GlobalAveragePool, which has an int8 kernel."""
-    onnx = require("onnx")
+def means_as_maps(graph: Any) -> None:
+    """Means over the positions of (N, C, H, W), and the layers between them and the next maps, become (N, C, 1, 1).
+
+    A mean becomes a GlobalAveragePool, which has an int8 kernel. A fully connected layer becomes a 1x1 convolution, or
+    squeeze-and-excite's would be transposed twice: onnxruntime's int8 maps are channels-last.
+    """
     values = _values(graph)
-    nodes = []
+    results = {output.name for output in graph.output}
+    maps: set[str] = set()  # results that were (N, C) and are (N, C, 1, 1) now
+    nodes: list[Any] = []
     for node in graph.node:
-        axes = values[node.input[1]].tolist() if node.op_type == "ReduceMean" and node.input[1:] else None
-        if axes not in POSITIONS:
-            nodes.append(node)
-            continue
-        kept, (output,) = _attributes(node).get("keepdims", 1), node.output
-        pooled = output if kept else f"{output}_pooled"
-        nodes.append(onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name))
-        if not kept:
-            nodes.append(onnx.helper.make_node("Squeeze", [pooled, node.input[1]], [output], name=f"{node.name}_flat"))
+        given, (x, *others), output = _attributes(node), node.input, node.output[0]
+        if node.op_type == "Reshape" and x in values:
+            values[output] = values[x].reshape(values[others[0]])
+        if node.op_type == "ReduceMean" and others and values[others[0]].tolist() in POSITIONS:
+            node = _node("GlobalAveragePool", [x], output)
+            maps |= set() if given["keepdims"] else {output}
+        elif x in maps and node.op_type == "Gemm" and given["transB"] and others[0] in values and output not in results:
+            kernel = _constant(graph, f"{output}_kernel", values[others[0]][:, :, None, None])
+            node = _node("Conv", [x, kernel, *others[1:]], output)
+            maps.add(output)
+        elif x in maps and node.op_type in POINTWISE and output not in results:
+            maps.add(output)
+        elif x in maps and node.op_type == "Unsqueeze" and values[others[0]].tolist() in POSITIONS:
+            node = _node("Identity", [x], output)
+        else:
+            nodes += _flattened(graph, node, maps)
+        nodes.append(node)
     _replace(graph, nodes)
+    del graph.value_info[:]  # the shapes were others
+
+
+def _flattened(graph: Any, node: Any, maps: Collection[str]) -> Iterator[Any]:
+    """What makes (N, C) again of the maps that a node takes; it takes these instead."""
+    for number, name in enumerate(node.input):
+        if name in maps:
+            node.input[number] = f"{name}_for_{node.output[0]}_{number}"
+            axes = _constant(graph, f"{node.input[number]}_axes", np.array(POSITIONS[0]))
+            yield _node("Squeeze", [name, axes], node.input[number])
 
 
 def hard_sigmoids_as_sums(graph: Any) -> None:
     """Every HardSigmoid of a quantised graph, clip(x / 6 + 1 / 2, 0, 1), becomes an Add, which has an int8 kernel.
 
-    x is dequantised with a sixth of its scale, and 1/2 is added; that uint8 with the scale 1/255 and the zero point 0
-    ends at 0 and 1 is the clip.
+    x is dequantised with a sixth of its scale, and 1/2 is added. The clip is where the result's uint8 end: its zero
+    point is 0, for nothing below was seen in calibration, and nothing above 1 was. One that is not quantised stays.
     """
-    onnx = require("onnx")
-    make_node = onnx.helper.make_node
-    producers = {output: node for node in graph.node for output in node.output}
+    dequantised = {node.output[0]: node.input for node in graph.node if node.op_type == "DequantizeLinear"}
+    unclipped = {name for node in graph.node if node.op_type != "QuantizeLinear" for name in node.input}
+    unclipped |= {output.name for output in graph.output}
     values = _values(graph)
-    changed: dict[str, np.ndarray] = {}
-    nodes = []
+    nodes: list[Any] = []
     for node in graph.node:
-        if node.op_type != "HardSigmoid":
-            nodes.append(node)
-            continue
-        dequantise, given, name = producers[node.input[0]], _attributes(node), node.output[0]
-        scale, shift, one = f"{name}_input_scale", f"{name}_shift_scale", f"{name}_one"
-        changed[scale] = np.float32(given["alpha"] * values[dequantise.input[1]])
-        changed[shift] = np.float32(given["beta"])
-        changed[one] = np.uint8(1)
-        changed[f"{name}_scale"], changed[f"{name}_zero_point"] = np.float32(1 / 255), np.uint8(0)
-        x, _, zero_point = dequantise.input
-        nodes += [
-            make_node("DequantizeLinear", [x, scale, zero_point], [f"{name}_scaled"], name=f"{name}_scaled"),
-            make_node("DequantizeLinear", [one, shift], [f"{name}_shift"], name=f"{name}_shift"),
-            make_node("Add", [f"{name}_scaled", f"{name}_shift"], [name], name=node.name),
-        ]
+        if node.op_type == "HardSigmoid" and node.input[0] in dequantised and node.output[0] not in unclipped:
+            given, name = _attributes(node), node.output[0]
+            x, scale, zero_point = dequantised[node.input[0]]
+            smaller = _constant(graph, f"{name}_input_scale", given["alpha"] * values[scale])
+            one = _constant(graph, f"{name}_one", np.array(1, np.uint8))
+            shift = _constant(graph, f"{name}_shift", np.array(given["beta"], np.float32))
+            nodes.append(_node("DequantizeLinear", [x, smaller, zero_point], f"{name}_scaled"))
+            nodes.append(_node("DequantizeLinear", [one, shift], f"{name}_shifted_by"))
+            node = _node("Add", [f"{name}_scaled", f"{name}_shifted_by"], name)
+        nodes.append(node)
     _replace(graph, nodes)
-    kept = [tensor for tensor in graph.initializer if tensor.name not in changed]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    graph.initializer.extend(onnx.numpy_helper.from_array(np.array(v), name) for name, v in changed.items())
 
 
-def _values(graph: Any) -> Mapping[str, np.ndarray]:
+def _node(kind: str, inputs: Sequence[str], output: str) -> Any:
+    return require("onnx").helper.make_node(kind, inputs, [output], name=f"{kind}_{output}")
+
+
+def _constant(graph: Any, name: str, value: np.ndarray) -> str:
+    graph.initializer.append(require("onnx").numpy_helper.from_array(value, name))
+    return name
+
+
+def _values(graph: Any) -> dict[str, np.ndarray]:
     """The constants of a graph by their names."""
     to_array = require("onnx").numpy_helper.to_array
     return {tensor.name: to_array(tensor) for tensor in graph.initializer}
@@ -110,7 +142,12 @@ def _attributes(node: Any) -> dict[str, Any]:
     return {entry.name: require("onnx").helper.get_attribute_value(entry) for entry in node.attribute}
 
 
-def _replace(graph: Any, nodes: list[Any]) -> None:
+def _replace(graph: Any, nodes: Sequence[Any]) -> None:
+    """Gives the graph these nodes, and leaves it the constants that they use."""
+    used = {name for node in nodes for name in node.input}
+    constants = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -9,9 +9,12 @@ from statistics import median
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
+from mobilenet_train.deploy.bench import Row
 from mobilenet_train.deploy.latency import Timing
 from mobilenet_train.deploy.published import PUBLISHED, Published, published
+from mobilenet_train.deploy.settings import MODELS
 from mobilenet_train.disk import replacing
+from mobilenet_train.errors import RunError
 from mobilenet_train.inference.info import info
 from mobilenet_train.models.layer_costs import Layer, total
 from mobilenet_train.models.strides import SMALLEST_PUBLISHED_RESOLUTION
@@ -19,6 +22,7 @@ from mobilenet_train.pareto import pareto_front
 
 RESOLUTIONS = (96, 128, 160, 192, 224)
 PUBLISHED_RESOLUTION = 224  # the one at which all networks have published numbers
+TORCHVISION = {"v2", "v3_large", "v3_small"}  # have ImageNet weights there, at width 1
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Candidate:
     parameters: int
     multiply_adds: int
     work: tuple[float, ...]  # what the latency model sees, see `work_of`
-    published: Published | None
+    published: Published | None  # at this resolution
+    ranked_by: Published | None  # the same, or what orders candidates where nothing is published of any
     predicted_ms: float = 0.0
     measured: Timing | None = None
 
@@ -42,8 +47,10 @@ class Candidate:
 
     @property
     def command(self) -> str:
-        """What trains it."""
-        return f"mnet-train model={self.model} model.width_mult={self.width:g} dataset.resolution={self.resolution}"
+        """What trains it on image files, from ImageNet's weights where torchvision has them."""
+        weights = " model.weights=torchvision" if self.model in TORCHVISION and self.width == 1 else ""
+        network = f"model={self.model} model.width_mult={self.width:g}{weights}"
+        return f"mnet-train {network} dataset=folder dataset.root=FOLDER dataset.resolution={self.resolution}"
 
 
 @dataclass(frozen=True)
@@ -61,19 +68,52 @@ Measure = Callable[[Sequence[Candidate]], list[Timing]]
 def candidates(models: Sequence[str], resolutions: Sequence[int], classes: int) -> list[Candidate]:
     """Every network at every width with published numbers and every resolution, at its exact cost.
 
-    A candidate's published numbers are those at its own resolution. Where only one resolution is asked for, they are
-    those at 224 pixels for all, which still shows how the networks compare.
+    A candidate's published numbers are those at its own resolution. Where nothing is published of any candidate, they
+    are ranked by what the networks reach at 224 pixels, which still shows how these compare.
     """
-    single = len(set(resolutions)) == 1
+    widths = {model: sorted({line.width for line in PUBLISHED if line.network == model}) for model in models}
+    pairs = [(model, width) for model in models for width in widths[model]]
+    return _ranked([c for model, width in pairs for c in _at(model, width, resolutions, classes)])
+
+
+def measured_candidates(rows: Sequence[Row], classes: int) -> list[Candidate]:
+    """What a table of `mnet-bench` has of single images, with its latencies. Raises RunError for two of one network."""
+    timings: dict[tuple[str, float, int], Row] = {}
+    for row in rows:
+        s = row.setting
+        if s.batch != 1 or s.runtime == "train" or s.model not in MODELS:
+            continue
+        first = timings.setdefault((s.model, s.width, s.resolution), row)
+        if first is not row:
+            known, other = (f"{r.setting.runtime} with {r.setting.threads} threads" for r in (first, row))
+            raise RunError(
+                f"the table has {s.model} {s.width:g} at {s.resolution} twice ({known}, {other}): keep one of each"
+            )
+    if not timings:
+        raise RunError(f"the table has no row with batch 1 of {', '.join(MODELS)}")
+    found = [
+        replace(_at(model, width, [resolution], classes)[0], measured=row.timing)
+        for (model, width, resolution), row in timings.items()
+    ]
+    return _ranked(found)
+
+
+def _at(model: str, width: float, resolutions: Sequence[int], classes: int) -> list[Candidate]:
+    """One network at each resolution."""
     found = []
-    for model in models:
-        for width in sorted({line.width for line in PUBLISHED if line.network == model}):
-            layers = layers_at(model, width, resolutions, classes)
-            for resolution in resolutions:
-                printed = next(iter(published(model, width, PUBLISHED_RESOLUTION if single else resolution)), None)
-                cost, work = total(layers[resolution]), work_of(layers[resolution])
-                found.append(Candidate(model, width, resolution, cost.parameters, cost.multiply_adds, work, printed))
+    for resolution, layers in layers_at(model, width, resolutions, classes).items():
+        printed = next(iter(published(model, width, resolution)), None)
+        cost, work = total(layers), work_of(layers)
+        found.append(Candidate(model, width, resolution, cost.parameters, cost.multiply_adds, work, printed, printed))
     return found
+
+
+def _ranked(found: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates as they are, or ranked by 224 pixels if nothing is published of any."""
+    if any(candidate.published for candidate in found):
+        return list(found)
+    largest = [next(iter(published(c.model, c.width, PUBLISHED_RESOLUTION)), None) for c in found]
+    return [replace(candidate, ranked_by=line) for candidate, line in zip(found, largest, strict=True)]
 
 
 def layers_at(model: str, width: float, resolutions: Sequence[int], classes: int) -> dict[int, list[Layer]]:
@@ -156,7 +196,7 @@ def leave_one_out(work: np.ndarray, latency: np.ndarray) -> PredictionError:
 
 def fastest_for_accuracy(known: Iterable[Candidate]) -> list[Candidate]:
     """The Pareto front: those with published accuracy that no faster one equals, the fastest first."""
-    return pareto_front([c for c in known if c.published], cost=lambda c: c.ms, worth=_top1)
+    return pareto_front([c for c in known if c.ranked_by], cost=lambda c: c.ms, worth=_top1)
 
 
 def choose(
@@ -168,7 +208,7 @@ def choose(
     """
     known = list(known)
     while True:
-        fitting = [c for c in known if c.ms <= budget_ms and c.published and c.published.top1 >= min_accuracy]
+        fitting = [c for c in known if c.ms <= budget_ms and c.ranked_by and c.ranked_by.top1 >= min_accuracy]
         if not fitting:
             return known, None
         best = max(fitting, key=lambda candidate: (_top1(candidate), -candidate.ms))
@@ -178,21 +218,29 @@ def choose(
 
 
 def _top1(candidate: Candidate) -> float:
-    assert candidate.published is not None
-    return candidate.published.top1
+    assert candidate.ranked_by is not None
+    return candidate.ranked_by.top1
 
 
-def draw(known: Sequence[Candidate], budget_ms: float, path: Path) -> None:
-    """Accuracy over latency of all candidates, the front as a line. Raises RunError if it cannot be written."""
+def _at_another_resolution(known: Iterable[Candidate]) -> str:
+    return "" if any(c.published for c in known) else f" at {PUBLISHED_RESOLUTION} pixels"
+
+
+def draw(known: Sequence[Candidate], budget_ms: float, title: str, path: Path) -> None:
+    """Accuracy over latency of all candidates, the front as a labelled line. Raises RunError if it is not written.
+
+    title: machine and runtime.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot(
-        xscale="log", xlabel="latency on this machine (ms)", ylabel="published ImageNet top-1 (%)"
+        xscale="log", xlabel="latency (ms)", ylabel=f"published ImageNet top-1 (%){_at_another_resolution(known)}"
     )
+    axes.set_title(title, fontsize="x-small")
     for number, model in enumerate(dict.fromkeys(candidate.model for candidate in known)):
-        own = [candidate for candidate in known if candidate.model == model and candidate.published]
+        own = [candidate for candidate in known if candidate.model == model and candidate.ranked_by]
         for measured in (True, False):
             points = [(c.ms, _top1(c)) for c in own if (c.measured is not None) == measured]
             axes.scatter(
@@ -204,6 +252,14 @@ def draw(known: Sequence[Candidate], budget_ms: float, path: Path) -> None:
             )
     front = fastest_for_accuracy(known)
     axes.plot([c.ms for c in front], [_top1(c) for c in front], color="black", linewidth=0.8, label="Pareto front")
+    for c in front:
+        axes.annotate(
+            f"{c.width:g}, {c.resolution} px",
+            (c.ms, _top1(c)),
+            fontsize="x-small",
+            xytext=(3, -8),
+            textcoords="offset points",
+        )
     axes.axvline(budget_ms, color="grey", linestyle="--", label=f"budget {budget_ms:g} ms")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

@@ -68,7 +68,7 @@ def _for_fine_tuning(run: TrainedRun) -> TrainConfig:
 
 
 def rounded(model: nn.Module, resolution: int) -> fx.GraphModule:
-    """The network with weights and activations rounded where `onnx_graph.quantise` has onnxruntime round them.
+    """The network with weights and activations rounded where `onnx_int8.quantise` has onnxruntime round them.
 
     (N, 3, resolution, resolution) -> (N, classes). The parameters are named as the model's. A weight is rounded
     as it is before batch-norm is folded into it: that only scales output channels, and each has a scale of its own.

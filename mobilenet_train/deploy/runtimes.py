@@ -1,25 +1,19 @@
 """A network made ready to run once at a time, in PyTorch or in onnxruntime."""
 
-import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mobilenet_train.data.batches import Preprocessor
+from mobilenet_train.data.images import Preprocessing
 from mobilenet_train.deploy.latency import Call
-from mobilenet_train.errors import RunError
+from mobilenet_train.inference.onnx_file import INPUT, OUTPUT
 
 Logits = Callable[[Tensor], Tensor]  # (N, 3, R, R) fp32 -> (N, classes) fp32
-
-
-def require(package: str, extra: str = "export") -> Any:
-    """A module of an extra. Raises RunError that names the extra if it is not installed."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise RunError(f"this needs {package}, which is not installed: pip install 'mnet-train[{extra}]'") from error
 
 
 def eager_logits(model: nn.Module, device: torch.device) -> Logits:
@@ -33,25 +27,32 @@ def eager_logits(model: nn.Module, device: torch.device) -> Logits:
     return logits
 
 
-def onnx_session(graph: bytes, threads: int) -> Any:
-    """An onnxruntime session on the CPU. Raises RunError if onnxruntime cannot read the graph."""
-    onnxruntime = require("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
-    try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own exception types share no base class
-        raise RunError(f"onnxruntime cannot load the graph: {str(error).splitlines()[0]}") from error
-
-
 def onnx_logits(session: Any) -> Logits:
     """The network of an onnxruntime session."""
 
     def logits(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.contiguous().numpy()})[0])
+        return torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
 
     return logits
+
+
+@dataclass(frozen=True)
+class PixelLogits:
+    """A network that takes uint8 pixels, as Logits: what it is given is rounded to these again."""
+
+    of_pixels: Logits  # uint8 (N, R, R, 3) -> (N, classes)
+    preprocessing: Preprocessing
+
+    @classmethod
+    def of(cls, logits: Logits, preprocessing: Preprocessing) -> "PixelLogits":
+        """One that takes normalised values, with normalisation in front."""
+        prepare = Preprocessor(preprocessing, torch.device("cpu"), torch.contiguous_format)
+        return cls(lambda pixels: logits(prepare(pixels)), preprocessing)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        prepare = Preprocessor(self.preprocessing, images.device, torch.contiguous_format)
+        pixels = prepare.undo(images).mul_(255).round_().to(torch.uint8)
+        return self.of_pixels(pixels.permute(0, 2, 3, 1).contiguous())
 
 
 def timed(logits: Logits, images: Tensor, threads: int) -> Call:
@@ -69,5 +70,5 @@ def timed(logits: Logits, images: Tensor, threads: int) -> Call:
 
 def timed_session(session: Any, images: np.ndarray) -> Call:
     """One forward pass of `images` in onnxruntime, to be measured."""
-    feed: Mapping[str, np.ndarray] = {"images": images}
-    return lambda: session.run(["logits"], feed)
+    feed: Mapping[str, np.ndarray] = {INPUT: images}
+    return lambda: session.run([OUTPUT], feed)

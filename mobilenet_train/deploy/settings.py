@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
 
 from mobilenet_train.errors import ConfigError
@@ -20,6 +21,12 @@ class Setting:
     batch: int
     threads: int
     runtime: str
+
+
+def usual_runtime(device: str) -> str:
+    """What ships: onnxruntime on the CPU where its extra is installed, else PyTorch."""
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    return "onnx" if device == "cpu" and all(map(find_spec, packages)) else "eager"
 
 
 def all_settings(

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,9 +156,7 @@ def resolution_curve(
         yield ResolutionPoint(resolution, count_costs(run.model, resolution).multiply_adds, score)
 
 
-def verify(
-    run: TrainedRun, dataset: Dataset, evaluated: Sequence[Evaluated], runtime: Runtime
-) -> Verdict:
+def verify(run: TrainedRun, dataset: Dataset, evaluated: Sequence[Evaluated], runtime: Runtime) -> Verdict:
     """Compares the numbers of right images with those that the run logged of the same weights.
 
     A few may differ where the last bits do: in another environment, without device.deterministic on a GPU, and after

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError
 from mobilenet_train.inference.loading import load_run
+from mobilenet_train.inference.run_path import check_source
 from mobilenet_train.models import NETWORKS
 from mobilenet_train.models.layer_costs import NetworkInfo, describe_network
 
@@ -38,8 +38,7 @@ def info(
     for name, value in (("width", width), ("classes", classes), ("stride_plan", stride_plan)):
         if value is not None:
             raise ConfigError(f"{name}={value} goes with a network's name ({', '.join(NETWORKS)}); a run has its own")
-    if not expanded(source).exists():
-        raise ConfigError(f"{source} is neither a network ({', '.join(NETWORKS)}) nor a run folder or checkpoint file")
+    check_source(source, NETWORKS)
     run = load_run(source, trust_factory=trust_factory)
     return describe_network(run.model, resolution or run.preprocessing.resolution, run.config.model.name)
 

@@ -16,8 +16,8 @@ from mobilenet_train.config.saved import from_record
 from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
 from mobilenet_train.config.schema.device import MOST_THREADS
 from mobilenet_train.data.images import Preprocessing
-from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.inference.run_path import trained_path
 from mobilenet_train.models.build import build_model
 from mobilenet_train.results import EpochResult
 from mobilenet_train.training.state import result_from_dict
@@ -75,9 +75,7 @@ def load_run(source: str | Path, weights: Weights = "raw", *, trust_factory: boo
 
     Raises RunError if there is no checkpoint, it is damaged, foreign or would run code, or lacks what is asked for.
     """
-    path = expanded(source)
-    if not path.exists():
-        raise RunError(f"{path} does not exist; give a run folder or a checkpoint file")
+    path = trained_path(source)
     if path.is_dir():
         return _load_folder(path, weights, trust_factory)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
@@ -86,8 +84,6 @@ def load_run(source: str | Path, weights: Weights = "raw", *, trust_factory: boo
 
 def _load_folder(folder: Path, weights: Weights, trust_factory: bool) -> TrainedRun:
     checkpoints = folder / "checkpoints"
-    if not any((checkpoints / name).exists() for name in ("last.pt", "previous.pt")):
-        raise RunError(f"{folder} is not a trained run: {checkpoints / 'last.pt'} does not exist")
     saved, warning = checkpoint.load_latest(checkpoints)
     path = checkpoints / ("previous.pt" if warning else "last.pt")
     return _rebuild(saved, path, folder, weights, trust_factory, warning)

@@ -104,7 +104,7 @@ class Statistics(NamedTuple):
     activation: int  # after it, as numbered in common.h
 
 
-def forward_norm(parameters: Iterable[Tensor], of_batch: Iterable[Tensor], running: Statistics) -> Norm:
+def forward_norm(parameters: Iterable[Tensor | None], of_batch: Iterable[Tensor], running: Statistics) -> Norm:
     """For the forward pass, which writes `of_batch` (mean, 1 / standard deviation). Parameters: weight and bias."""
     tensors = (*parameters, *of_batch, running.mean, running.variance, None, None)
     return Norm(tensors, running.momentum, running.epsilon, running.activation)
@@ -160,8 +160,9 @@ class DepthwiseNorm(torch.autograd.Function):
     ) -> Tensor:
         images, channels, *size = x.shape
         out_size = [(side - 1) // stride + 1 for side in size]
-        like_map = {"dtype": x.dtype, "device": x.device, "memory_format": torch.channels_last}
-        out, y = (torch.empty((images, channels, *out_size), **like_map) for _ in range(2))
+        out_shape = (images, channels, *out_size)
+        out = torch.empty(out_shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        y = torch.empty_like(out)
         of_after, of_before = ([torch.empty_like(after_weight) for _ in range(2)] for _ in range(2))
         ctx.shape = DepthwiseShape(images, *size, channels, *out_size, weight.shape[2], stride)
         _kernels(x).depthwise_forward(

@@ -6,6 +6,7 @@ to see every operator: torch.compile, torch.func, tracers, dispatch modes.
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from mobilenet_train.kernels.bindings import DepthwiseNorm, NormActivation, Sque
 ACTIVATIONS = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # as numbered in common.h
 KERNELS, STRIDES, FEWEST_CHANNELS = (3, 5), (1, 2), 16  # of a depthwise convolution
 
-Layers = Sequence[nn.Module]  # a batch-norm and perhaps one of ACTIVATIONS
+Layers = Sequence[Any]  # a batch-norm and perhaps one of ACTIVATIONS
 
 
 def norm_activation(x: Tensor, layers: Layers) -> Tensor | None:
@@ -48,24 +49,16 @@ def depthwise_norm(x: Tensor, before: Layers, convolution: nn.Conv2d, after: Lay
 
 def squeeze_excite(x: Tensor, fc1: nn.Conv2d, fc2: nn.Conv2d) -> Tensor | None:
     """x (N, C, H, W) scaled by what two 1x1 convolutions, with ReLU and hard-sigmoid, make of its means."""
-    channels, squeezed = x.shape[1], fc1.out_channels
-    w1, b1, w2, b2 = fc1.weight, fc1.bias, fc2.weight, fc2.bias
-    readable = (
-        _takes(x)
-        and fc1.training
-        and fc2.training
-        and _readable(w1, squeezed, channels, 1, 1)
-        and _readable(b1, squeezed)
-        and _readable(w2, channels, squeezed, 1, 1)
-        and _readable(b2, channels)
-    )
-    return SqueezeExcite.apply(x, w1.flatten(1), b1, w2.flatten(1), b2) if readable else None
+    if not (_takes(x) and fc1.training and fc2.training):
+        return None
+    first = _read_pointwise(fc1, x.shape[1], fc1.out_channels)
+    second = _read_pointwise(fc2, fc1.out_channels, x.shape[1])
+    return SqueezeExcite.apply(x, *first, *second) if first and second else None
 
 
 def _read_norm(layers: Layers, channels: int) -> tuple[Tensor, Tensor, Statistics] | None:
     """Weight, bias and statistics of a batch-norm in training, or None if the C does not read such."""
     norm, *activation = layers
-    assert isinstance(norm, nn.BatchNorm2d)
     weight, bias, mean, variance = norm.weight, norm.bias, norm.running_mean, norm.running_var
     readable = (
         norm.training
@@ -95,6 +88,12 @@ def _read_depthwise(convolution: nn.Conv2d, channels: int) -> Tensor | None:
         and _readable(weight, channels, 1, kernel, kernel)
     )
     return weight if known else None
+
+
+def _read_pointwise(convolution: nn.Conv2d, inputs: int, outputs: int) -> tuple[Tensor, Tensor] | None:
+    """Weight (outputs, inputs) and bias of a 1x1 convolution, or None if the C does not read such."""
+    weight, bias = convolution.weight, convolution.bias
+    return (weight.flatten(1), bias) if _readable(weight, outputs, inputs, 1, 1) and _readable(bias, outputs) else None
 
 
 def _count_batch(layers: Layers) -> None:
@@ -131,10 +130,11 @@ def _is_watched() -> bool:
     )
 
 
-def _readable(tensor: Tensor | None, *shape: int) -> bool:
+def _readable(tensor: Tensor | None, *shape: int) -> TypeGuard[Tensor]:
     """Whether a parameter or statistic is as the C reads it."""
     return (
-        type(tensor) in (Tensor, nn.Parameter)
+        tensor is not None
+        and type(tensor) in (Tensor, nn.Parameter)
         and tensor.dtype is torch.float32
         and tensor.is_cpu
         and tensor.layout is torch.strided

@@ -169,8 +169,11 @@ class Bottleneck(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second, *rest = self
-        pair = unnoticed(first, ConvNormActivation) and unnoticed(second, ConvNormActivation)
-        if pair and first[0].kernel_size == (1, 1):
+        if (
+            unnoticed(first, ConvNormActivation)
+            and unnoticed(second, ConvNormActivation)
+            and first[0].kernel_size == (1, 1)
+        ):
             (expansion, *before), (depthwise, *after) = first, second
             x = convolution_norm(expansion(x), before, depthwise, after)  # the norm between them is trained with both
         else:

@@ -1,6 +1,8 @@
 """What a network costs: parameters and multiply-adds."""
 
 import copy
+import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from mobilenet_train.errors import RunError
 
+
+def _flop_formulas() -> dict[Any, Callable[..., int]]:
+    """torch's table of operators, imported without triton, a compiler for GPUs that it only names.
+
+    triton takes a tenth of a second, and under Python 3.14 complains at exit of modules that are never collected.
+    """
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it warns where there is no triton
+    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # Python's mark for what cannot be imported
+    from torch.utils.flop_counter import flop_registry
+
+    if sys.modules["triton"] is None:
+        del sys.modules["triton"]
+    return flop_registry
+
+
+FLOP_FORMULAS = _flop_formulas()
 IMAGES_CHECKED = 2  # one would hide a network that mixes its images up
 
 
@@ -104,7 +121,7 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = operator(*args, **kwargs)
-        formula: Callable[..., int] | None = flop_registry.get(operator._overloadpacket)
+        formula = FLOP_FORMULAS.get(operator._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=result)
         return result

@@ -5,6 +5,7 @@ very classes that it knows (not parametrised, say), and no hook waits for what o
 """
 
 from collections.abc import Sequence
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from mobilenet_train.kernels import dispatch as kernels
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -22,7 +25,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(x) if trained is None else trained
 
 
-def unnoticed(module: nn.Module, *classes: type[nn.Module]) -> bool:
+def unnoticed(module: nn.Module, *classes: type[Layer]) -> TypeGuard[Layer]:
     """Whether a module is of one of these very classes, and nothing is hooked to it or put in place of its forward."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return type(module) in classes and not (any(hooks) or "forward" in vars(module) or _has_any_global_hook())

@@ -12,7 +12,7 @@ from mobilenet_train.data.batches import Batches, make_batches
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
-from mobilenet_train.distributed import RANKS_NUMERICS, join, local_first, replicate, share_dropout
+from mobilenet_train.distributed import join, local_first, replicate, share_dropout
 from mobilenet_train.models import Cost, MobileNet
 from mobilenet_train.models.build import build_model, cost_of
 from mobilenet_train.models.strides import PUBLISHED_STRIDE
@@ -20,12 +20,14 @@ from mobilenet_train.runs.leak import refuse_known_test_images
 from mobilenet_train.runtime import Runtime, environment, set_up
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.evaluation import Evaluator
-from mobilenet_train.training.optimizer import NUMERICS, build_optimizer
+from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.schedule import Plan, make_plan
 from mobilenet_train.training.state import TrainState, new_sums
 from mobilenet_train.weights.pretrained import freeze, read_weights, start_from
 
-
+# How often the arithmetic of a part came to end in other last bits, counted from 1; what is not named never did.
+# Muon's kernels are multiplied in stacks now; statistics of batch-norm are added up over ranks in float64.
+NUMERICS = {"muon": 2, "ranks": 2}
 OLDER = {"compile": None, "numerics": 1}  # the environment of a checkpoint that has no such keys
 
 
@@ -52,7 +54,8 @@ class RunParts:
     def environment(self) -> dict[str, Any]:
         """What has to be the same for a resumed run to be bit-identical to an uninterrupted one."""
         runtime, config = self.runtime, self.config
-        numerics = max(NUMERICS.get(config.optim.name, 1), RANKS_NUMERICS if runtime.ranks.size > 1 else 1)
+        used = (config.optim.name, "ranks" if runtime.ranks.size > 1 else "one rank")
+        numerics = max(NUMERICS.get(part, 1) for part in used)
         return {**environment(runtime), "compile": config.device.compile, "numerics": numerics}
 
 

@@ -91,7 +91,7 @@ class Crew:
         self.after_job = after_job
         self.view = View([LiveJob(job.folder, job.epochs) for job in jobs], Console())
 
-    def run(self, stop: Callable[[], bool], stop_on_failure: bool) -> None:
+    def run(self, stop: Callable[[], int], stop_on_failure: bool) -> None:
         """Until all have ended, `stop` is true, or one fails and `stop_on_failure` is set."""
         with self.view:
             while self.waiting or self.running:

@@ -47,7 +47,7 @@ def measure_pace(state: TrainState, train: TrainBatches, test: EvalBatches, plan
     with restored(state):
         updates = {resolution: _seconds_of_update(state, train, plan, resolution) for resolution in plan.resolutions}
         began = time.perf_counter()
-        evaluate(state.model, [next(iter(test))], plan.runtime, lambda: 0, evaluator=state.evaluator)
+        evaluate(state.model, islice(test, 1), plan.runtime, lambda: 0, evaluator=state.evaluator)
     return Pace(updates, (time.perf_counter() - began) * len(test))
 
 

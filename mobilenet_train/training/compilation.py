@@ -1,5 +1,7 @@
 """torch.compile's work, done before the clocks of a run start."""
 
+from itertools import islice
+
 import torch
 
 from mobilenet_train.data.batches import Batch, Batches, TrainBatches
@@ -22,8 +24,8 @@ def warm_up(state: TrainState, batches: Batches, plan: Plan) -> None:
             for _ in range(WARM_UP_UPDATES):
                 train_update(state, [batch] * plan.config.optim.accumulate, plan)
         for images in filter(None, (batches.test, batches.val)):
-            for _ in range(WARM_UP_UPDATES):
-                evaluate(state.model, [next(iter(images))], plan.runtime, lambda: 0, evaluator=state.evaluator)
+            for _ in range(WARM_UP_UPDATES):  # a batch made outside of `evaluate` would be compiled for by itself
+                evaluate(state.model, islice(images, 1), plan.runtime, lambda: 0, evaluator=state.evaluator)
 
 
 def first_batch(train: TrainBatches, epoch: int, resolution: int) -> Batch:

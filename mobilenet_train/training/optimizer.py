@@ -12,10 +12,6 @@ from mobilenet_train.config.schema import AdamConfig, MuonConfig, OptimConfig, R
 from mobilenet_train.models import MobileNet
 
 
-# How often an optimiser's arithmetic came to end in other last bits, counted from 1; those not named here never did
-NUMERICS = {"muon": 2}  # 0.3.0: kernels are orthogonalised in stacks
-
-
 def build_optimizer(
     model: nn.Module, config: OptimConfig, products: torch.dtype | None = None
 ) -> torch.optim.Optimizer:

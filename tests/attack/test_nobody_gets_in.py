@@ -1,9 +1,14 @@
 """Findings 14, 15 and 18: no code of others is run, and only the ranks reach the ranks."""
 
+import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.distributed import TCPStore
@@ -11,17 +16,21 @@ from torch.distributed import TCPStore
 from mobilenet_train.config.compose import compose_values
 from mobilenet_train.config.overrides import parsed
 from mobilenet_train.config.resume import Start, resolve
-from mobilenet_train.config.saved import Saved
+from mobilenet_train.config.saved import Saved, read_saved
 from mobilenet_train.distributed import _listening
 from mobilenet_train.errors import ConfigError
 from mobilenet_train.factory import load_factory
 from mobilenet_train.ranks import Ranks
+from mobilenet_train.runs import session
 from mobilenet_train.runs.advice import resume_command
-from mobilenet_train.runs.folder import write_config
+from mobilenet_train.runs.folder import read_summary, write_config
+from mobilenet_train.sweeps.folder import read_manifest
 from mobilenet_train.sweeps.jobs import make_job
 from mobilenet_train.sweeps.processes import spawn
+from tests.attack.helpers import DIGITS, command
 from tests.cli.helpers import exit_code
 from tests.conftest import configure
+from tests.sweeps.conftest import fork_jobs
 
 Capture = pytest.CaptureFixture[str]
 
@@ -76,6 +85,77 @@ def test_the_resume_command_that_is_printed_says_what_is_needed(tmp_path: Path) 
     odd = tmp_path / "lr=0.1 (it's)"
     words = shlex.split(resume_command(configure("dataset=digits"), odd))
     assert parsed(words[1:])[0].value() == str(odd)
+
+
+OWN = """
+from torch import nn
+
+def build(num_classes, resolution, width=4):
+    pooled = (nn.Conv2d(3, width, 3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*pooled, nn.Linear(width, num_classes))
+"""
+YAML = "defaults: [custom, _self_]\nfactory: own:build\nargs: {width: 5}\n"
+LAST_WORDS = "  mnet-train resume="
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder with the module `own` and a YAML file that names its function."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text(YAML)
+    return tmp_path
+
+
+def stop_after_the_first_save() -> None:
+    save = session.save
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    session.save = save_and_stop
+
+
+@pytest.mark.parametrize("named", ["in YAML", "typed"])
+def test_a_run_that_was_stopped_continues_with_the_same_command_or_the_printed_one(own: Path, named: str) -> None:
+    words = ["model=custom", "model.factory=own:build"] if named == "typed" else ["--config-dir", "conf", "model=mine"]
+    start = [*words, *DIGITS, "epochs=8", "run_dir=run"]
+    code, said = command(own, *start, prepare=stop_after_the_first_save)
+    assert code == 128 + signal.SIGTERM, said
+    printed = shlex.split(said[said.index(LAST_WORDS) :].splitlines()[0])[1:]
+    assert printed == ["resume=run", "trust_factory=true"]
+    for again in (start, [*words, "resume=run"], printed):
+        code, said = command(own, *again, prepare=stop_after_the_first_save)
+        assert (code, "resuming run at epoch" in said) == (128 + signal.SIGTERM, True), said
+    code, said = command(own, "resume=run")
+    assert code == 2
+    assert "model.factory=own:build imported and called" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "prepare"),
+    [
+        (("model=custom", "model.factory=own:build", "+model.args.width=4,6"), None),  # whole processes
+        (("model=mine", "model.args.width=4,6"), fork_jobs),
+    ],
+    ids=["typed", "in YAML"],
+)
+def test_a_sweep_of_ones_own_network_runs_and_is_continued(
+    own: Path, words: tuple[str, ...], prepare: Callable[[], None] | None
+) -> None:
+    sweep = ("--config-dir", "conf", "-m", *words, *DIGITS, "sweep=s", "slots=2", "epochs=1")
+    code, said = command(own, *sweep, prepare=prepare)
+    assert code == 0, said
+    folder = own / "outputs/s"
+    first, second = (folder / job.name for job in read_manifest(folder).jobs)
+    assert [read_summary(run)["parameters"] for run in (first, second)] == [4 * 28 + 50, 6 * 28 + 70]
+    shutil.rmtree(first)
+    (second / "summary.json").unlink()  # as if it had been killed at its end
+    code, said = command(own, *sweep, prepare=prepare)
+    assert code == 0, said
+    assert {read_summary(run)["status"] for run in (first, second)} == {"finished"}
+    assert not read_saved(first).config.trust_factory
 
 
 # --- the current folder

@@ -127,18 +127,10 @@ def test_a_job_whose_record_is_damaged_does_not_keep_the_others_from_being_found
 
 
 ODD_JSON = [
-    "[]",
-    "{}",
-    "5",
-    "null",
-    "[" * 10_000,
-    "\0",
-    b"\xff",
-    '{"bad": 5}',
-    '{"bad": {"x": ""}}',
-    '{"bad": {"70": ""}}',
+    *("[]", "{}", "5", "null", "[" * 10_000, "\0", b"\xff"),
+    *('{"bad": 5}', '{"bad": {"x": ""}}', '{"bad": {"70": ""}}'),
+    *('{"bad": {}, "images": 5}', '{"bad": {}, "images": ""}', '{"bad": {}, "images": "zzzzzzzzzzzzzzzz"}'),
 ]
-ODD_JSON += ['{"bad": {}, "images": 5}', '{"bad": {}, "images": ""}', '{"bad": {}, "images": "zzzzzzzzzzzzzzzz"}']
 
 
 @pytest.mark.parametrize("text", ODD_JSON, ids=lambda text: str(text)[:25])

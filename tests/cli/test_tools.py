@@ -36,6 +36,37 @@ def test_help_comes_without_the_heavy_libraries(name: str) -> None:
     assert heavy & set(done.stderr.split()) == set()
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mnet-predict RUN gone.png", "gone.png does not exist"),
+        ("mnet-predict gone x.png", "gone does not exist; give a run folder"),
+        ("mnet-predict gone.onnx README.md", "gone.onnx does not exist"),
+        ("mnet-info v4", "v4 is neither a network (v1, v2, v3_large, v3_small) nor a run"),
+        ("mnet-info tests", "tests is not a trained run"),
+        ("mnet-eval gone", "gone does not exist"),
+        ("mnet-export gone", "gone does not exist"),
+        ("mnet-bench --model v4", "'v4' is unknown"),
+        ("mnet-plan --budget-ms 5 --model v4", "'v4' is unknown"),
+        ("mnet-report gone", "gone"),
+        ("mnet-cache gone", "gone"),
+    ],
+    ids=lambda value: value if value.startswith("mnet-") else "",
+)
+def test_a_wrong_path_or_name_is_refused_before_torch_is_imported(line: str, message: str, finished: Path) -> None:
+    name, *words = line.replace("RUN", str(finished / "run")).split()
+    module, function = SCRIPTS[name].split(":")
+    code = (
+        "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); "
+        f"from {module} import {function}; {function}()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.parametrize("name", TOOLS)
 def test_every_tool_says_its_version(name: str, tool: Tool, capsys: Capture) -> None:
     assert tool(name, "--version") == 0

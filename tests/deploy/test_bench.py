@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from mobilenet_train.deploy.bench import Row, compare, read_csv, write_csv
+from mobilenet_train.deploy.export import FORMATS, Source
 from mobilenet_train.deploy.latency import Timing
-from mobilenet_train.deploy.settings import Setting, all_settings
+from mobilenet_train.deploy.settings import Setting, all_settings, usual_runtime
 from mobilenet_train.errors import ConfigError, RunError
+from mobilenet_train.inference.evaluate import load_test_data
+from mobilenet_train.inference.loading import load_run
 
 Tool = Callable[..., int]
 SMALL = ("--width", 0.25, "--resolution", 32, "--classes", 10, "--seconds", 0.001)
@@ -45,6 +48,45 @@ def test_a_training_step_is_timed_as_the_trainer_does_it(tool: Tool, capsys: pyt
     forward, step = json.loads(capsys.readouterr().out)
     assert step["runtime"] == "train"
     assert step["median_ms"] > forward["median_ms"]
+
+
+def test_a_run_and_its_exported_file_are_timed_with_their_own_sizes(
+    run: Path, tmp_path: Path, tool: Tool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    quick = ("--batch", "1,2", "--seconds", 0.001, "--json")
+    assert tool("mnet-bench", run, "--runtime", "eager,onnx", *quick) == 0
+    rows = json.loads(capsys.readouterr().out)
+    own = [("v3_small", 0.25, 32, batch, runtime) for batch in (1, 2) for runtime in ("eager", "onnx")]
+    assert [(r["model"], r["width"], r["resolution"], r["batch"], r["runtime"]) for r in rows] == own
+    trained = load_run(run)
+    source = Source(trained, load_test_data(trained, None, trust_factory=False), pixels=True)
+    for name in ("onnx", "onnx-int8"):
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(FORMATS[name].write(source))
+        assert tool("mnet-bench", path, *quick) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [(r["model"], r["width"], r["resolution"], r["batch"], r["runtime"]) for r in rows] == [
+            ("v3_small", 0.25, 32, batch, name) for batch in (1, 2)
+        ]
+        assert all(r["median_ms"] > 0 for r in rows)
+    for words in (
+        (path, "--width", 1),
+        (run, "--classes", 3),
+        (run, "--runtime", "train"),
+        (path, "--runtime", "onnx"),
+    ):
+        assert tool("mnet-bench", *words) == 2
+        assert f"{words[1]} " in capsys.readouterr().err
+
+
+def test_the_usual_runtime_is_the_one_that_ships(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilenet_train.deploy.settings.find_spec", lambda _: object())
+    assert (usual_runtime("cpu"), usual_runtime("cuda")) == ("onnx", "eager")
+    monkeypatch.setattr(
+        "mobilenet_train.deploy.settings.find_spec", lambda name: None if "runtime" in name else object()
+    )
+    assert usual_runtime("cpu") == "eager"
 
 
 def test_all_settings_are_every_combination() -> None:

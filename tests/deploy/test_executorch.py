@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mobilenet_train.data.batches import Preprocessor
 from mobilenet_train.data.images import Dataset
-from mobilenet_train.deploy.executorch_program import MOST_IMAGES, load_program, to_executorch
-from mobilenet_train.deploy.export import FORMATS, DeployRow, Source, all_logits, check, export, properties
+from mobilenet_train.deploy.executorch_program import MOST_IMAGES, classifier_of_program, load_program, to_executorch
+from mobilenet_train.deploy.export import FORMATS, DeployRow, Source, all_logits, check, check_file, export, properties
 from mobilenet_train.deploy.runtimes import eager_logits
 from mobilenet_train.errors import RunError
 from mobilenet_train.inference.evaluate import load_test_data
@@ -63,6 +64,21 @@ def test_any_number_of_images_can_be_run(count: int, run: TrainedRun, row: tuple
     logits, _ = load_program(row[0], threads=1)
     images = torch.rand(count, 3, 32, 32)
     torch.testing.assert_close(logits(images), run.model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_program_is_evaluated_and_predicts_as_its_run(
+    run: TrainedRun, dataset: Dataset, row: tuple[Path, DeployRow]
+) -> None:
+    itself, program = check_file(row[0], run, dataset)
+    assert (program.format, program.top1) == ("executorch", itself.top1)
+    images = dataset.test.images[:3].numpy()
+    found = list(classifier_of_program(row[0], threads=1).stream(list(images), top=10))
+    shares = run.model(
+        Preprocessor(run.preprocessing, torch.device("cpu"), torch.contiguous_format)(torch.from_numpy(images))
+    ).softmax(1)
+    for prediction, expected in zip(found, shares, strict=True):
+        by_name = dict(prediction.ranked)
+        assert [by_name[name] for name in run.class_names] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_labels_and_preprocessing_are_in_the_program(run: TrainedRun, row: tuple[Path, DeployRow]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mobilenet_train.config.compose import compose_config
 from mobilenet_train.deploy.latency import Timing
 from mobilenet_train.deploy.plan import (
     RESOLUTIONS,
@@ -37,7 +38,7 @@ NEVER = 1e9
 
 def candidate(name: str, ms: float, top1: float | None, measured: bool = True) -> Candidate:
     printed = Published("someone", name, 1.0, 224, top1) if top1 else None
-    return Candidate(name, 1.0, 224, 1, 1, (1.0,), printed, ms, Timing(ms, ms, 1) if measured else None)
+    return Candidate(name, 1.0, 224, 1, 1, (1.0,), printed, printed, ms, Timing(ms, ms, 1) if measured else None)
 
 
 def timings(chosen: Sequence[Candidate]) -> list[Timing]:
@@ -141,24 +142,101 @@ def test_nothing_is_chosen_where_nothing_fits() -> None:
     assert choose(known, 9, 70, timings)[1] == known[1]
 
 
-def test_one_resolution_is_ranked_by_what_the_networks_reach_at_224_pixels() -> None:
+def test_published_accuracy_is_that_of_the_resolution_asked_for() -> None:
+    found = {(c.model, c.width): c.published for c in candidates(["v2", "v3_large"], [96], 1000)}
+    v2 = found["v2", 1.0]
+    assert v2 is not None
+    assert (v2.top1, v2.pixel1_ms, v2.resolution) == (60.3, 17.6, 96)
+    assert found["v3_large", 1.0] is None
+    large = {c.width: c.published for c in candidates(["v1"], [160], 1000)}[1.0]
+    assert large is not None
+    assert large.top1 == 67.2
+
+
+def test_where_nothing_is_published_the_networks_are_ranked_by_224_pixels() -> None:
     (small,) = [c for c in candidates(["v3_small"], [32], 10) if c.width == 1]
-    assert small.published is not None
-    assert (small.published.top1, small.published.pixel1_ms, small.published.resolution) == (67.5, 15.8, 224)
+    assert small.published is None
+    assert small.ranked_by is not None
+    assert (small.ranked_by.top1, small.ranked_by.resolution) == (67.5, 224)
     assert (small.parameters, round(small.multiply_adds / 1e6, 2)) == (1_528_106, 17.51)
-    assert small.command == "mnet-train model=v3_small model.width_mult=1 dataset.resolution=32"
     mixed = candidates(["v3_small"], [32, 224], 10)
-    assert [c.published for c in mixed if c.resolution == 32] == [None, None]
+    assert [c.ranked_by for c in mixed if c.resolution == 32] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("network", "width", "weights"),
+    [("v1", 1.0, ""), ("v2", 1.0, " model.weights=torchvision"), ("v2", 0.5, "")],
+)
+def test_the_printed_command_is_one_that_mnet_train_takes(network: str, width: float, weights: str) -> None:
+    (found,) = [c for c in candidates([network], [96], 1000) if c.width == width]
+    words = f"mnet-train model={network} model.width_mult={width:g}{weights}"
+    assert found.command == f"{words} dataset=folder dataset.root=FOLDER dataset.resolution=96"
+    assert compose_config(*found.command.split()[1:]).dataset.name == "folder"
+
+
+TABLE = """\
+model,width,resolution,batch,threads,runtime,median_ms,p95_ms,calls,images_per_second,machine
+v2,1.0,96,1,1,onnx,4.0,5,10,250,a phone
+v3_small,1.0,160,1,1,onnx,5.0,7,10,160,a phone
+v2,1.0,224,1,1,onnx,20.0,25,10,50,a phone
+v2,1.0,224,8,1,onnx,90.0,95,10,50,a phone
+"""
+
+
+def test_a_phones_table_is_planned_with_and_nothing_is_timed(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("timed")
+
+    monkeypatch.setattr("mobilenet_train.deploy.bench.measure", never)
+    (tmp_path / "phone.csv").write_text(TABLE)
+    plan = ("mnet-plan", "--measured", tmp_path / "phone.csv")
+    assert tool(*plan, "--budget-ms", 8, "--all") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("a phone, measured before: ")
+    assert "not published" in shown
+    assert "by a measurement of 4.00 ms" in shown
+    assert "model=v2 model.width_mult=1 model.weights=torchvision dataset=folder" in shown
+    assert tool(*plan, "--budget-ms", 30, "--json", "--picture", tmp_path / "plan.png") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [(c["model"], c["resolution"], c["measured"]["median_ms"]) for c in values["candidates"]] == [
+        ("v2", 96, 4.0),
+        ("v3_small", 160, 5.0),
+        ("v2", 224, 20.0),
+    ]
+    assert (values["choice"]["published"]["top1"], values["prediction_error"]) == (71.8, None)
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert tool(*plan, "--budget-ms", 30, "--resolution", 96, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["choice"]["published"]["top1"] == 60.3
+
+
+def test_a_table_that_cannot_be_planned_with_is_refused(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone = tmp_path / "phone.csv"
+    plan = ("mnet-plan", "--budget-ms", 8, "--measured", phone)
+    phone.write_text(TABLE + "v2,1.0,224,1,1,onnx-int8,9.0,25,10,50,a phone\n")
+    assert tool(*plan) == 1
+    assert "v2 1 at 224 twice (onnx with 1 threads, onnx-int8 with 1 threads)" in capsys.readouterr().err
+    phone.write_text(TABLE)
+    assert tool(*plan, "--model", "v1") == 1
+    assert "no row with batch 1" in capsys.readouterr().err
+    assert tool(*plan, "--runtime", "onnx") == 2
+    assert "--runtime has no effect with --measured" in capsys.readouterr().err
+    assert tool(*plan[:3], "--measured", tmp_path / "gone.csv") == 1
+    assert "gone.csv cannot be read" in capsys.readouterr().err
 
 
 def test_the_command_names_a_network_within_the_budget_and_draws_the_front(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figure = tmp_path / "plan.png"
-    small = ("--model", "v1,v3_small", "--resolution", 32, "--classes", 10, "--seconds", 0.001)
+    small = ("--model", "v1,v3_small", "--resolution", 32, "--classes", 10, "--seconds", 0.001, "--runtime", "eager")
     assert tool("mnet-plan", "--budget-ms", NEVER, *small, "--picture", figure) == 0
     shown = capsys.readouterr().out
-    assert "mnet-train model=v1 model.width_mult=1 dataset.resolution=32" in shown
+    assert "mnet-train model=v1 model.width_mult=1 dataset=folder dataset.root=FOLDER dataset.resolution=32" in shown
+    assert "nothing is published of these resolutions" in shown
     assert "Pareto front" in shown
     assert "in the median" in shown
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -172,7 +250,7 @@ def test_the_command_names_a_network_within_the_budget_and_draws_the_front(
 def test_an_accuracy_that_no_network_has_is_refused_with_the_best_one(
     tool: Tool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("--model", "v3_small", "--resolution", 32, "--classes", 10, "--seconds", 0.001)
+    arguments = ("--model", "v3_small", "--resolution", 32, "--classes", 10, "--seconds", 0.001, "--runtime", "eager")
     assert tool("mnet-plan", "--budget-ms", 9, "--min-accuracy", 90, *arguments) == 1
     assert "no network reaches --min-accuracy 90: the best published one has 67.5 %" in capsys.readouterr().err
 

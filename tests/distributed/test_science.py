@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.models import Cost
-from mobilenet_train.models.blocks import ConvNormActivation, DepthwiseSeparable
 from mobilenet_train.ranks import Ranks
 from mobilenet_train.results import Score
 from mobilenet_train.runs import build
@@ -30,24 +29,12 @@ OPTIONS = (
     "dataset.download=false",
     "dataset.max_per_class=40",
     "model=custom",
-    f"model.factory={__name__}:small_network",
+    "model.factory=tests.small_network:small_network",
     "batch_size=16",
     "device.threads=1",
     "optim.lr=0.05",
     "optim.clip_norm=5",
 )
-
-
-def small_network(num_classes: int, resolution: int) -> nn.Module:
-    del resolution
-    return nn.Sequential(
-        ConvNormActivation(3, 8, 3, stride=2, activation="relu6"),
-        DepthwiseSeparable(8, 16, stride=2, activation="relu6"),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(0.3),
-        nn.Linear(16, num_classes),
-    )
 
 
 @pytest.fixture

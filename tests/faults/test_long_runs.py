@@ -32,8 +32,9 @@ class Watch:
 
 
 def test_200_epochs_grow_neither_memory_nor_open_files(tmp_path: Path) -> None:
+    network = ("model=custom", "model.factory=tests.small_network:small_network")
     options = ("dataset.max_per_class=4", "epochs=200", "ema.decay=0.9", "log_every=1", f"run_dir={tmp_path / 'run'}")
-    config = configure(*TINY, "model=v1", "model.width_mult=0.03", *options)
+    config = configure(*(word for word in TINY if not word.startswith("model")), *network, *options)
     folder, held = run_folder.create(config, [])
     watch = Watch()
     with held:

@@ -86,11 +86,11 @@ def test_best_is_verified_against_its_own_epoch(run: Path) -> None:
     assert verdict(run / "checkpoints/best.pt").status == "verified"
 
 
-def verdict(run: Path) -> Verdict:
+def verdict(run: Path, deterministic: bool = True) -> Verdict:
     """The verdict on a run, evaluated with one thread as in its training."""
     trained = load_run(run)
     dataset = load_test_data(trained, None, trust_factory=False)
-    runtime = set_up(trained.config.device)
+    runtime = replace(set_up(trained.config.device), deterministic=deterministic)
     return verify(trained, dataset, list(evaluate_run(trained, dataset, runtime, flip=False)), runtime)
 
 
@@ -129,6 +129,21 @@ def test_on_another_machine_a_single_image_is_rounding_and_many_are_a_failure(ru
     assert len(found.changed) == 1
     rewrite(run, test_predictions=(saved["test_predictions"] + 1) % 10)
     assert verdict(run).status == "failed"
+
+
+@pytest.mark.parametrize("why", ["device.deterministic=false", "device.compile=default"])
+def test_an_image_may_change_sides_on_a_gpu_that_does_not_repeat_and_after_a_compiled_training(
+    why: str, run: Path
+) -> None:
+    """cuDNN's search may take another algorithm each time; a compiled evaluation rounds otherwise than this one."""
+    saved = checkpoint.load(run / "checkpoints/last.pt")
+    one = saved["test_predictions"].clone()
+    one[3] = (one[3] + 1) % 10
+    compiled = {"compile": "default"} if "compile" in why else {}
+    rewrite(run, environment={**saved["environment"], **compiled}, test_predictions=one)
+    found = verdict(run, deterministic="deterministic" not in why)
+    assert found.status == "rounding"
+    assert f"{why}, so the last bits differ" in found.message
 
 
 def test_a_checkpoint_from_before_there_were_predictions_is_verified_by_its_count(run: Path) -> None:

@@ -19,7 +19,7 @@ COMMANDS = sorted(MAINS)
 
 def extra(command: str) -> list[str]:
     """What a command needs besides the run."""
-    return ["image.png"] if command == "mnet-predict" else []
+    return [__file__] if command == "mnet-predict" else []
 
 
 def test_a_run_folder_and_its_checkpoint_file_give_the_same_network(run: Path) -> None:

@@ -25,7 +25,9 @@ class RefusesFloat64(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(result)):
-            raise TypeError(f"Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support it: {func}")
+            raise TypeError(
+                f"Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support it: {func}"
+            )
         return result
 
 

@@ -1,7 +1,5 @@
 """device.compile: what is compiled, that it is done before the clocks start, and that it trains the same network."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -11,6 +9,7 @@ from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.budget import measure_pace
 from mobilenet_train.training.compilation import warm_up
 from mobilenet_train.training.evaluation import evaluate
+from mobilenet_train.training.fit import fit
 from mobilenet_train.training.step import train_update
 from tests.conftest import TINY, configure
 
@@ -79,3 +78,24 @@ def test_with_cuda_graphs_accumulated_gradients_are_kept_in_memory_of_our_own(co
         ends.append(checkpoint.digest(parts.state.state_dict()["model"]))
     assert compiled
     assert ends[0] == ends[1]
+
+
+def test_torchs_compiler_has_nothing_left_to_do_once_a_run_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced by torch as ever, but not translated, which takes minutes."""
+    compile_it = nn.Module.compile
+
+    def traced(network: nn.Module, dynamic: bool, **_: str) -> None:
+        compile_it(network, backend="eager", dynamic=dynamic)
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    parts = build("device.compile=default", "dataset.val_fraction=0.2", "eval.batch_size=48", "device.precision=fp32")
+    warm_up(parts.state, parts.batches, parts.plan)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    results = [event for event in fit(parts.state, parts.batches, parts.plan, lambda: None) if hasattr(event, "test")]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    eager = build("dataset.val_fraction=0.2", "eval.batch_size=48", "device.precision=fp32")
+    usual = [event for event in fit(eager.state, eager.batches, eager.plan, lambda: None) if hasattr(event, "test")]
+    for ours, theirs in zip(results, usual, strict=True):
+        assert ours.train.loss == pytest.approx(theirs.train.loss, rel=1e-3)
+        assert ours.test.loss == pytest.approx(theirs.test.loss, rel=1e-3)

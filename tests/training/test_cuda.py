@@ -7,11 +7,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from mobilenet_train.ranks import ALONE
+from mobilenet_train import checkpoint
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.build import build_run
 from mobilenet_train.runs.session import train
+from mobilenet_train.runtime import make_deterministic
 from mobilenet_train.signals import StopSignals
+from mobilenet_train.training.fit import fit
 from mobilenet_train.training.step import train_update
 from tests.conftest import TINY, configure
 
@@ -38,6 +40,45 @@ def test_the_first_losses_are_those_of_the_cpu(precision: str, mode: str) -> Non
     assert ours == pytest.approx(losses("device=cpu"), rel=0.05)
 
 
+@pytest.mark.parametrize("augment", ["none", "basic", "standard", "strong", "strong augment.operations=randaugment"])
+@pytest.mark.parametrize("optim", ["sgd", "muon", "rmsprop", "adam", "adamw"])
+def test_a_step_never_waits_for_the_gpu(augment: str, optim: str) -> None:
+    parts = build_run(configure(*TINY, "device=cuda", f"optim={optim}", *f"augment={augment}".split(), "ema.decay=0.9"))
+    batches = parts.batches.train.epoch(0)
+    train_update(parts.state, [next(batches)], parts.plan)  # cuDNN's search
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train_update(parts.state, [next(batches)], parts.plan)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("mode", ["null", "default", "reduce-overhead"])
+def test_accumulated_batches_move_the_weights_as_on_the_cpu(mode: str) -> None:
+    ends = []
+    for options in (("device=cpu",), ("device=cuda", f"device.compile={mode}")):
+        parts = build_run(configure(*TINY, *options, "device.precision=fp32", "optim.accumulate=2"))
+        batches = list(parts.batches.train.epoch(0))
+        for first in (0, 2, 0, 2):
+            train_update(parts.state, batches[first : first + 2], parts.plan)
+        ends.append(torch.cat([p.detach().flatten().cpu() for p in parts.state.model.parameters()]))
+    assert torch.cosine_similarity(*ends, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("optim", ["sgd", "muon"])
+def test_deterministic_runs_are_bit_identical(optim: str) -> None:
+    options = (*TINY, "device=cuda", "device.deterministic=true", "augment=strong", f"optim={optim}")
+    try:
+        ends = []
+        for _ in range(2):
+            parts = build_run(configure(*options))
+            list(fit(parts.state, parts.batches, parts.plan, save=lambda: None))
+            ends.append(checkpoint.digest(parts.state.state_dict()["model"]))
+        assert ends[0] == ends[1]
+    finally:
+        make_deterministic(False)
+
+
 def test_a_gradient_that_overflows_fp16_moves_nothing_and_lowers_the_scale() -> None:
     parts = build_run(configure(*TINY, "device=cuda", "device.precision=fp16"))
     state = parts.state
@@ -52,7 +93,7 @@ def test_the_summary_holds_how_much_gpu_memory_was_used(tmp_path: Path) -> None:
     config = configure(*TINY, "device=cuda", f"run_dir={tmp_path / 'run'}")
     folder, held = run_folder.create(config, [])
     with held:
-        assert train(build_run(config), folder, Console(quiet=True), StopSignals(ALONE)) == 0
+        assert train(build_run(config), folder, Console(quiet=True), StopSignals()) == 0
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["memory_kind"] == "CUDA allocator"
     assert summary["peak_memory_bytes"] > 1_000_000

@@ -1,6 +1,6 @@
 """Neither a batch nor an update nor an evaluated batch waits for a GPU, shown without one: see tests/fake_cuda.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -23,6 +23,8 @@ POLICIES = {
     "strong with RandAugment": ("augment.operations=randaugment",),
 }
 EVERYTHING = ("ema.decay=0.9", "optim.clip_norm=1", "optim.l1=0.001", "model.dropout=0.1")
+
+HERE = torch.zeros(4)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 
@@ -65,7 +67,8 @@ def make_gradients(parts: RunParts) -> None:
         parameter.grad = torch.zeros_like(parameter)
 
 
-def test_an_evaluation_waits_once_for_its_sums(cuda: FakeCuda) -> None:
+@pytest.mark.usefixtures("cuda")
+def test_an_evaluation_waits_once_for_its_sums() -> None:
     parts = build_run(configure(*TINY, "eval.batch_size=50"))
     shown: list[Tensor] = []
     with pytest.raises(DataDependentOutputException, match="_local_scalar_dense"):
@@ -76,16 +79,16 @@ def test_an_evaluation_waits_once_for_its_sums(cuda: FakeCuda) -> None:
 @pytest.mark.parametrize(
     ("look", "error"),
     [
-        (lambda x, here: x.sum().item(), DataDependentOutputException),
-        (lambda x, here: x[x > 0], WaitsError),
-        (lambda x, here: x[here.long()], WaitsError),
-        (lambda x, here: x + here, WaitsError),
-        (lambda x, here: x.cpu(), WaitsError),
-        (lambda x, here: torch.where(x > 0, torch.tensor(0.0), x), WaitsError),
+        (lambda x: x.sum().item(), DataDependentOutputException),
+        (lambda x: x[x > 0], WaitsError),
+        (lambda x: x[HERE.long()], WaitsError),
+        (lambda x: x + HERE, WaitsError),
+        (lambda x: x.cpu(), WaitsError),
+        (lambda x: torch.where(x > 0, torch.tensor(0.0), x), WaitsError),
     ],
     ids=["item", "a mask", "indices from the CPU", "mixed", "a copy", "a number from the CPU"],
 )
-def test_what_would_wait_is_found(look: object, error: type[Exception], cuda: FakeCuda) -> None:
-    assert callable(look)
+@pytest.mark.usefixtures("cuda")
+def test_what_would_wait_is_found(look: Callable[[Tensor], Tensor], error: type[Exception]) -> None:
     with pytest.raises(error):
-        look(torch.zeros(4, device="cuda"), torch.zeros(4))
+        look(torch.zeros(4, device="cuda"))

@@ -1,7 +1,12 @@
 """The main path's order: what a checkpoint knows has been written down before."""
 
-from mobilenet_train.results import EpochResult
+import time
+
+import pytest
+
+from mobilenet_train.results import EpochResult, Progress
 from mobilenet_train.runs.build import build_run
+from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.fit import fit
 from tests.conftest import TINY, configure
 
@@ -31,3 +36,17 @@ def test_with_progressive_resizing_the_network_is_tested_at_full_resolution() ->
     assert sides[True][0] == 16
     assert sides[True][-1] == 32
     assert set(sides[False]) == {32}
+
+
+DRAIN_SECONDS = 0.3  # far more than five updates take
+
+
+def test_rates_count_what_a_gpu_still_has_to_do_when_the_clock_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Runtime, "drain", lambda _: time.sleep(DRAIN_SECONDS))
+    parts = build_run(configure(*TINY, "epochs=1", "log_every=2"))
+    events = list(fit(parts.state, parts.batches, parts.plan, save=lambda: None))
+    logged = [event for event in events if isinstance(event, Progress)]
+    (result,) = (event for event in events if isinstance(event, EpochResult))
+    assert [event.step for event in logged] == [2, 4]
+    for drains, seen, event in ((1, 64, logged[0]), (2, 128, logged[1]), (3, 160, result)):
+        assert drains * DRAIN_SECONDS < seen / event.images_per_second < (drains + 1) * DRAIN_SECONDS

@@ -55,7 +55,9 @@ def test_constant_stays() -> None:
 def test_a_progressive_resolution_grows_in_steps_and_is_full_for_the_rest(
     start: int, full: int, step: int, sizes: list[int]
 ) -> None:
-    assert [resolution(epoch, 8, full, step, ProgressiveConfig(start=start, full_from=0.75)) for epoch in range(8)] == sizes
+    assert [
+        resolution(epoch, 8, full, step, ProgressiveConfig(start=start, full_from=0.75)) for epoch in range(8)
+    ] == sizes
 
 
 def test_without_a_start_every_epoch_has_the_full_resolution() -> None:

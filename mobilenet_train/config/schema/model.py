@@ -72,7 +72,7 @@ class V3Config(NetworkConfig):
 
     squeeze_excite: bool = flag("false: without squeeze-and-excitation, for ablation")
     wide_head: bool = flag(
-        "above width 1 the last hidden layer grows too, as runs before 0.2.0 had it; false: it keeps its size, as in timm"
+        "above width 1 the last hidden layer grows too, as before 0.2.0; false: it keeps its size, as in timm"
     )
 
 

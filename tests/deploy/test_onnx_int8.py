@@ -1,0 +1,163 @@
+"""int8 in ONNX: every network is rewritten without changing what it computes, and nothing in it is left in fp32."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mobilenet_train.data.batches import EvalBatches
+from mobilenet_train.deploy.export import all_logits, top1
+from mobilenet_train.deploy.onnx_graph import to_onnx
+from mobilenet_train.deploy.onnx_int8 import fp32_operators, means_as_maps, quantise
+from mobilenet_train.deploy.runtimes import onnx_logits
+from mobilenet_train.inference.evaluate import load_test_data
+from mobilenet_train.inference.loading import load_run
+from mobilenet_train.inference.onnx_file import onnx_session
+from mobilenet_train.models import NETWORKS
+from mobilenet_train.models.blocks import ConvNormActivation, SqueezeExcitation
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """One network in fp32 and in int8, and inputs like those it was calibrated with."""
+
+    plain: bytes
+    int8: bytes
+    images: torch.Tensor
+
+
+def lively(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """The network with norms, biases and last layers that make its activations as different as a trained one's."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+        if isinstance(module, nn.Linear):
+            module.weight.data *= 10
+        if isinstance(getattr(module, "bias", None), torch.Tensor):
+            module.bias.data.normal_(0, 0.3)  # type: ignore[union-attr, operator]
+    model.train()(images)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def graphs(request: pytest.FixtureRequest) -> Graphs:
+    torch.manual_seed(0)
+    images = torch.randn(64, 3, 32, 32)
+    model = lively(NETWORKS[request.param](num_classes=10, resolution=32, width_mult=0.5), images)
+    plain = to_onnx(model, 32, {})
+    return Graphs(plain, quantise(plain, [images]), images)
+
+
+def logits(graph: bytes, images: torch.Tensor) -> torch.Tensor:
+    return onnx_logits(onnx_session(graph, threads=1))(images)
+
+
+def test_onnxruntime_runs_no_operator_in_fp32(graphs: Graphs) -> None:
+    assert fp32_operators(graphs.int8) == {}
+    assert fp32_operators(graphs.plain)["Conv"] > 0
+
+
+def test_every_operator_lies_between_dequantise_and_quantise(graphs: Graphs) -> None:
+    graph = onnx.load_from_string(graphs.int8).graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    users: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node.op_type)
+    inner = [node for node in graph.node if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    for node in inner:
+        assert {makers[name] for name in node.input if name in makers} == {"DequantizeLinear"}, node.name
+        assert users[node.output[0]] == ["QuantizeLinear"], node.name
+    assert not {node.op_type for node in inner} & {"HardSigmoid", "HardSwish", "ReduceMean"}
+
+
+def test_int8_answers_as_fp32_does(graphs: Graphs) -> None:
+    plain, int8 = logits(graphs.plain, graphs.images), logits(graphs.int8, graphs.images)
+    assert (plain - int8).abs().max() < 0.1 * plain.abs().max()
+    assert (plain.argmax(1) == int8.argmax(1)).double().mean() >= 0.95
+
+
+def test_means_as_maps_change_nothing(graphs: Graphs) -> None:
+    rewritten = onnx.load_from_string(graphs.plain)
+    means_as_maps(rewritten.graph)
+    torch.testing.assert_close(
+        logits(rewritten.SerializeToString(), graphs.images), logits(graphs.plain, graphs.images)
+    )
+
+
+class Own(nn.Module):
+    """Means that meet other layers than our networks' do: kept axes, other axes, a product of two of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.first(images)
+        mean, kept = maps.mean((2, 3)), maps.mean((2, 3), keepdim=True)
+        return self.last(mean * mean + kept.flatten(1)) + maps.mean(3).mean(2)[:, :4]
+
+
+def test_means_of_a_network_of_ones_own_are_rewritten_rightly() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 8, 8)
+    model = Own()
+    rewritten: Any = onnx.load_from_string(to_onnx(model, 8, {}))
+    means_as_maps(rewritten.graph)
+    assert [node.op_type for node in rewritten.graph.node].count("GlobalAveragePool") == 2
+    torch.testing.assert_close(logits(rewritten.SerializeToString(), images), model(images))
+
+
+def channelwise() -> nn.Conv2d:
+    """A convolution that changes nothing, after which onnxruntime quantises."""
+    convolution = nn.Conv2d(3, 3, 1, groups=3, bias=False)
+    convolution.weight.data.fill_(1)
+    return convolution
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_hard_sigmoid_is_clipped_at_both_ends(last: bool) -> None:
+    after = [] if last else [channelwise()]
+    gate = nn.Sequential(channelwise(), nn.Hardsigmoid(), *after, nn.Flatten())
+    images = torch.linspace(-8, 8, 3 * 64).reshape(1, 3, 8, 8)
+    graph = quantise(to_onnx(gate, 8, {}), [images])
+    assert fp32_operators(graph) == ({"HardSigmoid": 1} if last else {})
+    found = logits(graph, images)
+    assert (float(found.min()), float(found.max())) == (0, 1)
+    assert (found - gate(images)).abs().max() < 0.02
+
+
+def test_a_trained_network_loses_little(finished: Path) -> None:
+    run = load_run(finished / "run")
+    dataset = load_test_data(run, None, trust_factory=False)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        ConvNormActivation(3, 16, 3, stride=2, activation="hard_swish"),
+        SqueezeExcitation(16),
+        ConvNormActivation(16, 32, 3, stride=2, activation="hard_swish"),
+        SqueezeExcitation(32),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    batches = list(EvalBatches(dataset.train, run.preprocessing, 32, torch.contiguous_format))
+    for _ in range(20):
+        for images, labels in batches:
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    plain = to_onnx(model.eval().requires_grad_(False), 32, {})
+    int8 = quantise(plain, [images for images, _ in batches])
+    top1s = []
+    for graph in (plain, int8):
+        forward = onnx_logits(onnx_session(graph, threads=1))
+        top1s.append(top1(all_logits(forward, dataset.test, run.preprocessing), dataset.test))
+    assert top1s[0] > 70
+    assert abs(top1s[0] - top1s[1]) <= 2
