@@ -65,13 +65,14 @@ def set_up(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> 
     device = _device(config.name, ranks)
     if config.sync_batch_norm and device.type != "cuda":
         raise ConfigError(f"device.sync_batch_norm=true needs CUDA devices, and this is {device.type}; leave it out")
+    if config.deterministic and device.type == "mps":
+        raise ConfigError("device.deterministic=true is for CUDA devices and CPUs; use device=cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         # batches have one shape, so the fastest algorithm is worth a search
         torch.backends.cudnn.benchmark = not config.deterministic
-    if device.type != "cpu":
         make_deterministic(config.deterministic)
     kernels_apply = config.channels_last and not custom
     precision = _fastest(device, kernels_apply) if config.precision == "auto" else config.precision

@@ -61,6 +61,13 @@ def test_deterministic_takes_only_algorithms_that_repeat(wanted: bool, monkeypat
         torch.utils.deterministic.fill_uninitialized_memory = True
 
 
+def test_apples_gpu_does_not_promise_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, apple=True)
+    assert not set_up(ALONE, "device=auto").deterministic
+    with pytest.raises(ConfigError, match=r"device\.deterministic=true is for CUDA devices and CPUs; use device=cpu"):
+        set_up(ALONE, "device=auto", "device.deterministic=true")
+
+
 def test_a_cpu_always_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
     assert set_up(ALONE, "device=cpu").deterministic

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from mobilenet_train.kernels.bindings import DepthwiseNorm, NormActivation, SqueezeExcite, Statistics, library
+from mobilenet_train.kernels import bindings
+from mobilenet_train.kernels.bindings import DepthwiseNorm, NormActivation, SqueezeExcite, Statistics
 
 ACTIVATIONS = {nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}  # as numbered in common.h
 KERNELS, STRIDES, FEWEST_CHANNELS = (3, 5), (1, 2), 16  # of a depthwise convolution
@@ -116,7 +117,7 @@ def _takes(x: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_neg()
         and x.numel() > 0
-        and library(x.dtype) is not None
+        and bindings.library(x.dtype) is not None
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilenet_train.kernels import bindings, dispatch
+from mobilenet_train.kernels import bindings
 from mobilenet_train.models import mobilenet_v3_small
 from mobilenet_train.models.blocks import ConvNormActivation, SqueezeExcitation
 from mobilenet_train.models.layers import BatchNorm2d
@@ -54,7 +54,7 @@ def trained(block: nn.Module, *, change: Callable[[Tensor], Tensor] = lambda x: 
 def assert_as_torch(use: Use, monkeypatch: pytest.MonkeyPatch, tolerance: float = 1e-4) -> None:
     """It gives what it gives without the kernels."""
     ours = use()
-    monkeypatch.setattr(dispatch, "library", lambda _: None)
+    monkeypatch.setattr(bindings, "library", lambda _=None: None)
     for number, (our, torchs) in enumerate(zip(ours, use(), strict=True)):
         assert our.dtype == torchs.dtype
         torch.testing.assert_close(our, torchs, rtol=tolerance, atol=tolerance, msg=lambda m, n=number: f"{n}: {m}")
