@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from mobilenet_train import foreach
 from mobilenet_train.errors import RunError
 from mobilenet_train.machine import follow_parent
 from mobilenet_train.ranks import Ranks, let_the_first_report, ranks_from_environment
@@ -190,7 +191,7 @@ def share_update(ranks: Ranks, measured: Tensor, model: nn.Module, share: float)
     own = share * torch.cat([measured.new_empty(0), *statistics])  # in measured's type, which is wider
     sums, *means = summed(ranks, torch.cat([measured, own])).split([len(measured), *map(len, statistics)])
     if means:  # a network of one's own may have none
-        torch._foreach_copy_(statistics, means)
+        foreach.copy_(statistics, means)
     return sums
 
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def worker(case: str, network: str, batch_size: int, steps: int) -> dict[str, fl
     updates = WARMUP_STEPS + steps
     overrides = (f"model={network}", f"batch_size={batch_size}", f"max_updates={updates}", "device=cpu")
     parts = build_run(compose_config(*overrides))
-    stamps = bare_loop(parts, updates) if case == "bare" else measure.trainer_stamps(parts, stamp)
+    stamps = list(islice(bare_updates(parts), updates)) if case == "bare" else measure.trainer_stamps(parts, stamp)
     (began, faults_before), (ended, faults_after) = stamps[WARMUP_STEPS - 1], stamps[-1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
@@ -52,19 +53,17 @@ def stamp() -> Stamp:
     return time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def bare_loop(parts: RunParts, updates: int) -> list[Stamp]:
+def bare_updates(parts: RunParts) -> Iterator[Stamp]:
     """Updates on one and the same batch, as short as they can be written; a stamp after each."""
     model, optimizer = parts.state.model, parts.state.optimizer
     images, labels = next(parts.batches.train.epoch(0))
-    stamps = []
-    for _ in range(updates):
+    while True:
         with parts.runtime.casting():
             logits = model(images)
         F.cross_entropy(logits.float(), labels, label_smoothing=0.1).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        stamps.append(stamp())
-    return stamps
+        yield stamp()
 
 
 def data_seconds(parts: RunParts, batches: int) -> float:

@@ -68,6 +68,15 @@ def test_bench_step_compares_the_trainer_with_bare_steps(script: Run, tmp_path: 
 
 
 @pytest.mark.real_data
+def test_bench_kernels_turns_each_kernel_off(script: Run, tmp_path: Path, small_cifar10: Path) -> None:
+    least = ("--networks", "v3_small", "--precisions", "fp32", "--batch-size", "16", "--rounds", "1", "--csv", "k.csv")
+    script("bench_kernels", *least, prepare=partial(accept_small, small_cifar10), MNET_DATA=str(small_cifar10))
+    table = row(tmp_path / "k.csv")
+    kernels = ("norm", "depthwise 3x3", "depthwise 5x5", "squeeze-and-excite", "all")
+    assert all(float(table[f"% lost without {kernel}"]) < 100 for kernel in kernels)
+
+
+@pytest.mark.real_data
 def test_bench_peers_measures_all_tools(script: Run, tmp_path: Path, cifar10_root: Path) -> None:
     pytest.importorskip("timm")
     least = ("--networks", "v3_small", "--batch-size", "16", "--steps", "1", "--rounds", "1", "--workers", "0")

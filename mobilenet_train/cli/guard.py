@@ -1,7 +1,10 @@
 """The error contract of every command: one message for people and an exit code."""
 
+import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
+from pathlib import Path
 
 from mobilenet_train.console import one_line, printable
 from mobilenet_train.errors import ConfigError, UserError
@@ -16,6 +19,7 @@ def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-t
     """
     if sys.platform == "win32":
         return failed(program, "Windows is not supported: use Linux, which Windows runs as WSL, or macOS", exit_code=1)
+    prepare_streams()
     if tracebacks:
         return command()
     try:
@@ -24,12 +28,25 @@ def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-t
         return failed(program, *map(str, error.args), exit_code=error.exit_code)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader, `head` for instance, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         return failed(program, f"{error.strerror or error}: {error.filename or 'no file named'}", exit_code=1)
     except Exception:
         if reports(ranks_from_environment()):
             raise
         return 1
+
+
+def prepare_streams() -> None:
+    """Lets closed streams (`>&-`) lead nowhere, before a file gets their number, and any name be printed anywhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (it gets the lowest number, which is free)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a test's is not
+            stream.reconfigure(errors="backslashreplace")
 
 
 def failed(program: str, message: str, *details: str, exit_code: int) -> int:

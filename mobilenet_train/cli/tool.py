@@ -170,12 +170,8 @@ def main_of(
     """
 
     def run() -> int:
-        try:
-            code = command(parser.parse_args(words))
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader, `head` for instance, has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
+        code = command(parser.parse_args(words))
+        sys.stdout.flush()
         return code
 
     try:

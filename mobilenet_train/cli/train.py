@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The console script. Exits with 0, 2 for a wrong configuration, 1 for a failed run, 130/143 if stopped."""
-    arguments = sys.argv[1:]
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    sys.exit(guarded(lambda: run_line(sys.argv[1:], tracebacks), tracebacks))
+
+
+def run_line(arguments: list[str], tracebacks: bool) -> int:
+    """Prints what --version and --help ask for, else composes and runs. Returns the exit code."""
     if "--version" in arguments:
-        print(f"mnet-train {__version__}")
+        print(f"mnet-train {__version__}", flush=True)
     elif "--help" in arguments or "-h" in arguments:
-        print(help_text(_config_dir(arguments)))
+        print(help_text(_config_dir(arguments)), flush=True)
     else:
-        tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
-        sys.exit(guarded(lambda: compose_and_run(tracebacks), tracebacks))
+        return compose_and_run(tracebacks)
+    return 0
 
 
 def compose_and_run(tracebacks: bool) -> int:
@@ -65,7 +70,8 @@ def compose_and_run(tracebacks: bool) -> int:
     except UserError:
         raise
     except Exception as error:
-        if tracebacks or codes:  # a job had started, so it is not an error of the configuration
+        written = isinstance(error, OSError) and error.filename is None  # what Hydra prints has no room, or no reader
+        if tracebacks or codes or written:  # or a job had started: it is not an error of the configuration
             raise
         raise ConfigError(explain(error)) from error
     finally:

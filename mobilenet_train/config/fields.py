@@ -30,6 +30,9 @@ class Section:
             made = item.default_factory if callable(item.default_factory) else lambda item=item: item.default
             setattr(self, item.name, values[item.name] if item.name in values else made())
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in vars(self).items())})"
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
 

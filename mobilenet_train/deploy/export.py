@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
 from torch import Tensor
@@ -190,8 +191,10 @@ def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float
         path = folder / FORMATS[name].file
         unchecked = path.with_name(f"unchecked_{path.name}")
         try:
+            with writing(Path(gettempdir())):  # where torch and the runtimes put what they need
+                written = FORMATS[name].write(source)
             with writing(unchecked):
-                unchecked.write_bytes(FORMATS[name].write(source))
+                unchecked.write_bytes(written)
             checked, logits = check(name, unchecked, run, dataset.test, reference)
             if name == "onnx-int8":
                 checked = replace(checked, qat_epochs=source.qat_epochs)

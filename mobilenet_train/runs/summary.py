@@ -4,6 +4,7 @@ import platform
 import resource
 import statistics
 import subprocess
+import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +57,8 @@ def summarise(parts: RunParts, folder: Path, status: str, wall_seconds: float, r
     state, runtime, cost = parts.state, parts.runtime, parts.cost
     last = state.history[-1] if state.history else None
     cuda = runtime.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # of what the system says
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     chosen_on = "hold-out split" if parts.dataset.val else "test set"
     seconds = sum(result.seconds for result in state.history)
     values: dict[str, Any] = {
@@ -73,7 +75,7 @@ def summarise(parts: RunParts, folder: Path, status: str, wall_seconds: float, r
         "images_per_second": statistics.median(r.images_per_second for r in state.history) if last else None,
         "training_seconds": round(seconds, 3),
         "wall_seconds_this_process": round(wall_seconds, 3),
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else resident,
         "memory_kind": "CUDA allocator" if cuda else "resident set",
         "environment": parts.environment,
         "versions": {

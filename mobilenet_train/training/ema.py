@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mobilenet_train import foreach
+
 Places = list[tuple[dict[str, Any], str]]  # a module's parameters or buffers, and the name of one
 
 
@@ -26,7 +28,7 @@ class Ema:
         """
         decay = min(self.decay, (1 + updates) / (10 + updates))
         averages, values = ([held[name] for held, name in places] for places in (self._averages, self._values))
-        torch._foreach_lerp_(averages, values, 1 - decay)
+        foreach.lerp_(averages, values, 1 - decay)
 
 
 def _places(model: nn.Module) -> Places:

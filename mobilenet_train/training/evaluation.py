@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilenet_train import foreach
 from mobilenet_train.distributed import agreed, summed
 from mobilenet_train.models import folded
 from mobilenet_train.results import Score
@@ -37,7 +38,7 @@ class Evaluator:
         if self._compiled is None:
             return network
         kept, new = (list(chain(one.parameters(), one.buffers())) for one in (self._compiled, network))
-        torch._foreach_copy_(kept, new)
+        foreach.copy_(kept, new)
         return self._compiled
 
 

@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from mobilenet_train import foreach
 from mobilenet_train.data.batches import Batches, EvalBatches, TrainBatches
 from mobilenet_train.data.cache import StoppedError
 from mobilenet_train.distributed import agreed, summed
@@ -164,7 +165,7 @@ def progress(state: TrainState, plan: Plan) -> Progress:
 def check_finite(state: TrainState, plan: Plan) -> None:
     """Raises NotFiniteError if any loss so far, or any weight now, is NaN or infinite. Runs before every save."""
     bad = int(state.first_bad_step)
-    if bad < 0 and not torch.stack(torch._foreach_norm(list(state.model.parameters()))).isfinite().all():
+    if bad < 0 and not torch.stack(foreach.norm(list(state.model.parameters()))).isfinite().all():
         bad = max(0, state.step - 1)
     if bad >= 0:
         raise NotFiniteError(

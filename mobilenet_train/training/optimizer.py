@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mobilenet_train import foreach
 from mobilenet_train.config.schema import AdamConfig, MuonConfig, OptimConfig, RmspropConfig, SgdConfig
 from mobilenet_train.models import MobileNet
 
@@ -148,14 +149,14 @@ class Muon(SGD):
                 self.state[kernel]["velocity"] = torch.zeros_like(kernel)
                 self.state[kernel]["length"] = kernel.norm()
         velocities, lengths = ([self.state[kernel][name] for kernel in kernels] for name in ("velocity", "length"))
-        torch._foreach_mul_(velocities, momentum)
-        torch._foreach_add_(velocities, gradients)
-        ahead = torch._foreach_add(gradients, velocities, alpha=momentum)
+        foreach.mul_(velocities, momentum)
+        foreach.add_(velocities, gradients)
+        ahead = foreach.add(gradients, velocities, alpha=momentum)
         turned = orthogonalised([matrix.flatten(1) for matrix in ahead], self.products or kernels[0].dtype)
         directions = [direction.view_as(kernel) for direction, kernel in zip(turned, kernels, strict=True)]
         for tensors in (kernels, directions):
-            torch._foreach_mul_(tensors, torch._foreach_div(lengths, torch._foreach_norm(tensors)))
-        torch._foreach_sub_(kernels, directions, alpha=learning_rate)
+            foreach.mul_(tensors, foreach.div(lengths, foreach.norm(tensors)))
+        foreach.sub_(kernels, directions, alpha=learning_rate)
 
 
 def orthogonalised(matrices: Sequence[Tensor], products: torch.dtype) -> list[Tensor]:
@@ -172,7 +173,7 @@ def orthogonalised(matrices: Sequence[Tensor], products: torch.dtype) -> list[Te
     for rows, numbers in stacks.items():
         stack = lying[0].new_zeros(len(numbers), rows, max(lying[n].shape[1] for n in numbers), dtype=products)
         places = [place[:, : lying[n].shape[1]] for n, place in zip(numbers, stack, strict=True)]
-        torch._foreach_copy_(places, [lying[n] for n in numbers])
+        foreach.copy_(places, [lying[n] for n in numbers])
         for number, matrix in zip(numbers, newton_schulz(stack).to(lying[0].dtype), strict=True):
             found = matrix[:, : lying[number].shape[1]]
             turned[number] = found.T if lying[number] is not matrices[number] else found
@@ -217,14 +218,14 @@ class TFRMSprop(Eager):
             if not params:
                 continue
             squares, velocities = self._moments(number, params)
-            gradients = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
-            torch._foreach_mul_(squares, group["alpha"])
-            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["alpha"])
-            roots = torch._foreach_add(squares, group["eps"])
-            torch._foreach_sqrt_(roots)
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_addcdiv_(velocities, gradients, roots, value=group["lr"])
-            torch._foreach_sub_(params, velocities)
+            gradients = foreach.add([p.grad for p in params], params, alpha=group["weight_decay"])
+            foreach.mul_(squares, group["alpha"])
+            foreach.addcmul_(squares, gradients, gradients, value=1 - group["alpha"])
+            roots = foreach.add(squares, group["eps"])
+            foreach.sqrt_(roots)
+            foreach.mul_(velocities, group["momentum"])
+            foreach.addcdiv_(velocities, gradients, roots, value=group["lr"])
+            foreach.sub_(params, velocities)
 
     def _moments(self, group: int, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Mean squares and velocities of the parameters of a group, kept from update to update."""

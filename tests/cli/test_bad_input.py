@@ -238,6 +238,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "model.freeze", "backbone", "give model.weights too"),
     ("model=v1", "model.separable", 2, "true or false"),
     ("", "model.squeeze_excite", -1, "true or false"),
+    ("", "model.wide_head", 2, "true or false"),
     ("", "dataset.download", 3, "true or false"),
     ("", "augment.flip", -1, "true or false"),
     ("", "optim.decay_norm_and_bias", 7, "true or false"),

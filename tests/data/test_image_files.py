@@ -141,8 +141,8 @@ WAYS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("way", WAYS[1:], ids=str)
 def test_every_way_to_hold_the_images_gives_the_same_data_set(image_folder: Path, way: dict[str, Any]) -> None:
     shares = {"fraction": 0.8, "val_fraction": 0.3, "mean": None, "on_bad_image": "skip"}
-    expected = load(folder_config(image_folder, **WAYS[0], **shares), 3)
-    data = load(folder_config(image_folder, **way, **shares), 3)
+    expected = load(folder_config(image_folder, **WAYS[0], **shares, split_seed=3))
+    data = load(folder_config(image_folder, **way, **shares, split_seed=3))
     assert isinstance(data.train.images, StreamedImages if way["cache"] == "off" else MappedImages)
     assert data.fingerprint == expected.fingerprint
     assert data.preprocessing == expected.preprocessing

@@ -196,7 +196,7 @@ def test_on_failure_stop_ends_the_whole_sweep(run_sweep: Run, tmp_path: Path) ->
 def test_ctrl_c_stops_all_jobs_cleanly_and_the_same_command_goes_on(run_sweep: Run, tmp_path: Path) -> None:
     command = (
         *TINY_SWEEP,
-        "epochs=20",
+        "epochs=8",
         "model.width_mult=0.1",
         "tensorboard=true",
         "checkpoint.every_minutes=0.001",

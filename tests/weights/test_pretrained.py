@@ -7,9 +7,11 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from mobilenet_train import checkpoint
+from mobilenet_train.config.saved import Saved
 from mobilenet_train.errors import RunError
 from mobilenet_train.models import MobileNet, mobilenet_v3_small
 from mobilenet_train.runs.build import RunParts, build_run
@@ -28,7 +30,9 @@ def trained(folder: Path, names: tuple[str, ...]) -> Path:
     """A run folder of ours with random weights for `names`."""
     (folder / "checkpoints").mkdir(parents=True)
     torch.manual_seed(1)
-    contents = {"model": network(len(names)).state_dict(), "class_names": list(names)}
+    record = OmegaConf.to_container(Saved(configure(*TINY)).record)
+    contents = {"model": network(len(names)).state_dict(), "class_names": list(names), "config": record}
+    contents["fingerprint"] = "of images with another split"
     checkpoint.save(folder / "checkpoints", contents, best=False)
     return folder
 
