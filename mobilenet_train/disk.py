@@ -17,6 +17,8 @@ from typing import IO, Any
 
 from mobilenet_train.errors import RunError
 
+ESCAPED = "backslashreplace"  # names of files and classes need not be text; so JSON reads them again as they were
+
 
 def expanded(path: str | Path) -> Path:
     """The path with the home directory in the place of "~" or "~user". Raises RunError if it cannot be a path."""
@@ -147,12 +149,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Replaces the whole file atomically. Raises RunError if it cannot be written."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=ESCAPED)
 
 
 def append_text(path: Path, text: str, before: Callable[[], str]) -> None:
     """Adds to the file's end; if someone deleted the file, `before()` gives what was in it."""
     with writing(path):
         lost = not path.exists()
-        with open(path, "a", encoding="utf-8", opener=own) as file:
+        with open(path, "a", encoding="utf-8", errors=ESCAPED, opener=own) as file:
             file.write(before() + text if lost else text)

@@ -18,7 +18,7 @@ from mobilenet_train.kernels import bindings
 from mobilenet_train.models import mobilenet_v3_small
 from mobilenet_train.runtime import keep_freed_memory
 from mobilenet_train.training import optimizer
-from mobilenet_train.training.ema import EMA
+from mobilenet_train.training.ema import Ema
 from tests.conftest import configure
 
 OPTIMISERS = ("sgd", "rmsprop", "adam", "adamw", "muon")
@@ -28,13 +28,13 @@ def weights_after_updates(name: str, module: ModuleType = optimizer) -> list[Ten
     """Of a small network and its moving average, after two updates by the optimiser `name` of `module`."""
     torch.manual_seed(0)
     model = mobilenet_v3_small(num_classes=10, width_mult=0.25)
-    average = EMA(model, decay=0.9)
+    average = Ema(model, decay=0.9)
     optimiser = module.build_optimizer(model, configure("dataset=digits", "model=v3_small", f"optim={name}").optim)
     for _ in range(2):
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
         optimiser.step()
-        average.update(model, 1)
+        average.update(1)
     return [*model.parameters(), *average.model.parameters()]
 
 

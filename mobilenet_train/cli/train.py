@@ -70,7 +70,8 @@ def compose_and_run(tracebacks: bool) -> int:
     except UserError:
         raise
     except Exception as error:
-        written = isinstance(error, OSError) and error.filename is None  # what Hydra prints has no room, or no reader
+        # what Hydra prints has no room, or no reader; its own error of a missing choice is an OSError without a number
+        written = isinstance(error, OSError) and error.errno is not None and not error.filename
         if tracebacks or codes or written:  # or a job had started: it is not an error of the configuration
             raise
         raise ConfigError(explain(error)) from error

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
@@ -199,15 +201,18 @@ def move_into_terminal(name: str) -> None:
     terminal = os.open(name, os.O_RDWR)  # the first that a session's leader opens is its controlling terminal
     for number in range(3):
         os.dup2(terminal, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))  # the old ones are of files
 
 
 def test_a_terminal_that_closes_ends_the_run_with_everything_saved(command: Command, tmp_path: Path) -> None:
     screen, terminal = pty.openpty()
     child = command(*RUN, "epochs=500", prepare=partial(move_into_terminal, os.ttyname(terminal)))
-    deadline = time.monotonic() + 120
+    deadline, shown = time.monotonic() + 120, b""
     while not (tmp_path / "run/metrics.csv").exists():
-        assert time.monotonic() < deadline
-        os.read(screen, 4096)
+        assert child.ended() is None, shown.decode()
+        assert time.monotonic() < deadline, shown.decode()
+        if select([screen], [], [], 0.1)[0]:
+            shown += os.read(screen, 4096)
     os.close(terminal)
     os.close(screen)
     assert child.wait() == 129
