@@ -33,7 +33,7 @@ def never(*_: object) -> None:
 
 ALL = dict.fromkeys(("norm_activation", "depthwise_norm", "squeeze_excite"), never)
 CASES: dict[str, dict[str, Any]] = {  # what is put in dispatch's place
-    "none": {},
+    "none": {"KERNELS": dispatch.KERNELS},
     "norm": {"norm_activation": never},
     "depthwise 3x3": {"KERNELS": (5,)},
     "depthwise 5x5": {"KERNELS": (3,)},
