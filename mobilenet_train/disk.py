@@ -22,8 +22,8 @@ ESCAPED = "backslashreplace"  # names of files and classes need not be text; so 
 
 def expanded(path: str | Path) -> Path:
     """The path with the home directory in the place of "~" or "~user". Raises RunError if it cannot be a path."""
-    if "\0" in str(path):
-        raise RunError(f"{path} is not a path: no file's name has a NUL character")
+    if str(path) == "" or "\0" in str(path):
+        raise RunError(f"{str(path)!r} is not a path: it is empty or has a NUL character")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

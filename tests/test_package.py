@@ -28,9 +28,8 @@ def build(tmp_path: Path) -> Build:
         source = tmp_path / "source"  # a copy: building replaces the compiled kernels that other tests run with
         left_out = shutil.ignore_patterns(".*", "__pycache__", "*.so", "outputs", "tests", "docs")
         shutil.copytree(ROOT, source, ignore=left_out)
-        pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-        command = [*pip, "--wheel-dir", str(tmp_path), str(source)]
-        subprocess.run(command, check=True, timeout=300, env={**os.environ, "CC": compiler})
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+        subprocess.run(command, check=True, timeout=300, cwd=source, env={**os.environ, "CC": compiler})
         (wheel,) = tmp_path.glob("mnet_train-*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(tmp_path / "site")

@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from mobilenet_train.console import one_line, printable
-from mobilenet_train.errors import ConfigError, UserError
+from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.ranks import ALONE, ranks_from_environment, reports
 
 
@@ -23,6 +23,7 @@ def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-t
     if tracebacks:
         return command()
     try:
+        _check_current_folder()
         return command()
     except UserError as error:
         return failed(program, *map(str, error.args), exit_code=error.exit_code)
@@ -37,6 +38,14 @@ def guarded(command: Callable[[], int], tracebacks: bool, program: str = "mnet-t
         if reports(ranks_from_environment()):
             raise
         return 1
+
+
+def _check_current_folder() -> None:
+    """Raises RunError if it was deleted: Hydra and MKL would say so in their own ways."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise RunError("the current folder does not exist any more: change to another one") from error
 
 
 def prepare_streams() -> None:

@@ -53,7 +53,7 @@ def report(arguments: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from mobilenet_train.sweeps.report import as_values, show, write_to
+    from mobilenet_train.sweeps.report import as_values, show, write, write_to
     from mobilenet_train.sweeps.rows import read_rows
 
     folders = [folder.resolve() if folder.is_dir() else folder for folder in arguments.sweeps]
@@ -63,9 +63,10 @@ def report(arguments: argparse.Namespace) -> int:
         print_json(as_values(read_rows(folders)))
     else:
         show(folders, Console())
-    target = arguments.output or (folders[0] if len(folders) == 1 else None)
-    if target is not None:
-        write_to(target, folders)
+    if arguments.output is not None:
+        write_to(arguments.output, folders)
+    elif len(folders) == 1:
+        write(folders[0])
     return 0
 
 

@@ -7,9 +7,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import AliasEvent, YAMLError
 
 from mobilenet_train.config.checked import flat_values, from_values, leaves, typed_values, values_of
 from mobilenet_train.config.compose import compose_values
@@ -22,6 +23,7 @@ from mobilenet_train.errors import ConfigError, RunError
 FORMAT = (
     2  # of config.yaml; files without a number are of version 0.1.0: `max_steps`, and `schedule_from` among the keys
 )
+UNREADABLE = (OSError, YAMLError, OmegaConfBaseException, ValueError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def read_saved(folder: Path) -> Saved:
     """RUN/config.yaml. Raises RunError if it is not there or not readable, ConfigError for what is wrong in it."""
     path = folder / "config.yaml"
     try:
-        values = OmegaConf.load(StringIO(read_text(path)))
-    except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
+        values = _read_yaml(path)
+    except UNREADABLE as error:
         raise RunError(f"{folder} is not a run: {path} cannot be read ({_reason(error)})") from error
     if not isinstance(values, DictConfig):
         raise RunError(f"{folder} is not a run: {path} is not a configuration")
@@ -137,13 +139,21 @@ def read_words(folder: Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        words = OmegaConf.to_container(OmegaConf.load(StringIO(read_text(path))))
+        words = OmegaConf.to_container(_read_yaml(path))
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError("it is not a list of words")
         parsed(words)
-    except (OSError, YAMLError, OmegaConfBaseException, ConfigError, ValueError) as error:
+    except (*UNREADABLE, ConfigError) as error:
         raise RunError(f"{path} is damaged ({_reason(error)}): delete it; config.yaml is enough to resume") from error
     return words
+
+
+def _read_yaml(path: Path) -> Any:
+    """Raises one of UNREADABLE, also for YAML's aliases: ours has none, and a few lines of them grow without bound."""
+    text = read_text(path)
+    if "*" in text and any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
+        raise ValueError("it has YAML aliases, which no file of ours has")
+    return OmegaConf.load(StringIO(text))
 
 
 def from_record(values: DictConfig, words: Sequence[str] = ()) -> Saved:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mobilenet_train.console import printable
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing
 from mobilenet_train.disk import replacing
@@ -46,8 +47,9 @@ def draw_confusion(evaluated: Evaluated, class_names: Sequence[str], path: Path)
         axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
         axes.set(xlabel="predicted", ylabel="true", title=f"{evaluated.score.top1:.2f} % of {len(evaluated.labels):,}")
         if named:
-            axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-            axes.set_yticks(range(len(class_names)), class_names)
+            names = [printable(name) for name in class_names]
+            axes.set_xticks(range(len(names)), names, rotation=90)
+            axes.set_yticks(range(len(names)), names)
             for row, column in counts.nonzero().tolist():
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 text = str(int(counts[row, column]))
@@ -77,7 +79,7 @@ def draw_mistakes(
 def caption(evaluated: Evaluated, index: int, class_names: Sequence[str]) -> str:
     """Which image it is, and what it was taken for."""
     probability, guess = evaluated.logits[index].softmax(0).max(0)
-    true, predicted = class_names[int(evaluated.labels[index])], class_names[int(guess)]
+    true, predicted = (printable(class_names[int(label)]) for label in (evaluated.labels[index], guess))
     return f"{index}: {true}\ntaken for {predicted} ({probability:.0%})"
 
 

@@ -10,11 +10,14 @@ from typing import TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from mobilenet_train.kernels import dispatch as kernels
 
 Layer = TypeVar("Layer", bound=nn.Module)
+GLOBAL_HOOKS = [  # on the passes of every module: torch's registers of them, which are private
+    hooks for name, hooks in vars(torch_module).items() if name.startswith(("_global_forward", "_global_backward"))
+]
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -28,7 +31,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 def unnoticed(module: nn.Module, *classes: type[Layer]) -> TypeGuard[Layer]:
     """Whether a module is of one of these very classes, and nothing is hooked to it or put in place of its forward."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) in classes and not (any(hooks) or "forward" in vars(module) or _has_any_global_hook())
+    return type(module) in classes and not (any(hooks) or "forward" in module.__dict__ or any(GLOBAL_HOOKS))
 
 
 def norm_activation(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from mobilenet_train.config.saved import Saved
 from mobilenet_train.config.schema import TrainConfig
-from mobilenet_train.disk import expanded, own, read_json, verified, with_checksum, write_text, writing
+from mobilenet_train.disk import expanded, own, read_json, regular, verified, with_checksum, write_text, writing
 from mobilenet_train.errors import RunError
 
 TRIES = 3
@@ -121,7 +121,7 @@ def lock(folder: Path, said: str = "") -> IO[str]:
 def holder(folder: Path) -> str | None:
     """The id of the process that holds the folder's lock now, None if there is none."""
     try:
-        with (folder / "lock").open() as file:
+        with open(folder / "lock", opener=regular) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mobilenet_train.console import printable
 from mobilenet_train.data.batches import EvalBatches, Preprocessor
 from mobilenet_train.disk import expanded, replacing
 from mobilenet_train.runs.build import RunParts
@@ -32,7 +33,7 @@ def write_sheet(parts: RunParts) -> Path:
             (f"training, augment={config.augment.name}, epoch 0", _pixels(batches.train.prepare, images), labels),
             ("test", _pixels(test.prepare, test_images), test_labels),
         ],
-        data.class_names,
+        tuple(map(printable, data.class_names)),
     )
     return path
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mobilenet_train.console import printable
 from mobilenet_train.disk import replacing
 from mobilenet_train.pareto import pareto_front
 from mobilenet_train.sweeps.rows import Row
@@ -23,7 +24,7 @@ def draw_pareto(rows: Sequence[Row], path: Path, title: str) -> None:
     _draw(left, measured, "multiply_adds", "multiply-adds of one image, millions")
     _draw(right, measured, "parameters", "parameters, millions")
     left.set_ylabel("test top-1 after the last epoch, %")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(printable(title), fontsize=11, parse_math=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -37,7 +38,8 @@ def _draw(axes: Any, rows: Sequence[Row], cost: str, label: str) -> None:
     for name, (x, y) in points.items():
         colour = FRONT if name in front else OTHERS
         axes.errorbar(x, y, yerr=bars[name], fmt="o", color=colour, markersize=6, capsize=3)
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(7, -10), fontsize=8, color=colour)
+        place = {"textcoords": "offset points", "xytext": (7, -10)}
+        axes.annotate(printable(name), (x, y), **place, fontsize=8, color=colour, parse_math=False)
     axes.margins(x=0.16, y=0.12)
     axes.set_xscale("log")
     axes.set_xlabel(label)

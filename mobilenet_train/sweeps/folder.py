@@ -10,7 +10,7 @@ from typing import Any
 
 from mobilenet_train.config.overrides import parsed
 from mobilenet_train.config.saved import read_saved, read_words
-from mobilenet_train.disk import read_json, write_text
+from mobilenet_train.disk import read_json, regular, write_text
 from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.folder import read_summary
@@ -161,8 +161,10 @@ def summary_of(folder: Path, name: str) -> dict[str, Any]:
 
 def last_line(log: Path) -> str:
     """What a process said last; nothing if it has not started."""
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else ""
+    if not log.exists():
+        return ""
+    with open(log, encoding="utf-8", errors="replace", opener=regular) as file:
+        return (file.read().strip().splitlines() or [""])[-1]
 
 
 def log_path(folder: Path, name: str) -> Path:

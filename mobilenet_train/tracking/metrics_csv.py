@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mobilenet_train.disk import append_text, write_text, writing
+from mobilenet_train.disk import append_text, read_text, write_text, writing
 from mobilenet_train.errors import RunError
 from mobilenet_train.results import EpochResult
 
@@ -38,7 +38,7 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+        header, *lines = read_text(path).split("\n")[:-1] or [""]
         rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
         for row in rows:
             float(row["test_top1"]), float(row["images_per_second"])

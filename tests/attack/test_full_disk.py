@@ -13,7 +13,7 @@ import pytest
 
 from mobilenet_train.disk import new_file
 from tests.attack.flips import TINY
-from tests.attack.helpers import command, only_line
+from tests.attack.helpers import command, only_line, tool_command
 
 pytestmark = pytest.mark.faults
 
@@ -77,3 +77,26 @@ def test_the_first_file_that_did_not_fit_is_the_one_that_is_named(run: Path, dis
     assert code == 1
     assert "checkpoint could not be written" in only_line(text)
     assert "No space left on device" in only_line(text)
+
+
+@pytest.mark.parametrize(("form", "file"), [("safetensors", "model.safetensors"), ("onnx", "model.onnx")])
+def test_an_export_that_does_not_fit_names_its_file_and_leaves_nothing(
+    run: Path, disk: Path, form: str, file: str
+) -> None:
+    fill(disk, 20_000)
+    code, said = tool_command(run.parent, "export", str(run), "--to", form, "--out", f"{disk}/out")
+    assert code == 1
+    message = only_line(said, "mnet-export")
+    assert message == f"mnet-export: cannot write {disk}/out/unchecked_{file}: No space left on device"
+    assert list((disk / "out").iterdir()) == []
+
+
+def test_an_export_without_room_for_temporary_files_names_their_folder_and_leaves_nothing(
+    run: Path, disk: Path
+) -> None:
+    fill(disk, 8192)
+    code, said = tool_command(run.parent, "export", str(run), "--to", "onnx-int8", temporary=disk)
+    assert code == 1
+    assert only_line(said, "mnet-export") == f"mnet-export: cannot write {disk}: No space left on device"
+    assert [path.name for path in disk.iterdir() if path.is_file()] == ["ballast"]
+    assert list((run / "export").iterdir()) == []

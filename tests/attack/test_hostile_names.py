@@ -15,6 +15,7 @@ from mobilenet_train.console import LONGEST, one_line, printable, say
 from mobilenet_train.data import ImageData
 from mobilenet_train.runs import announce
 from mobilenet_train.runs.build import build_run
+from mobilenet_train.sweeps.figures import draw_pareto
 from mobilenet_train.sweeps.live import LiveJob, View
 from mobilenet_train.sweeps.report import as_markdown, show
 from mobilenet_train.sweeps.rows import read_rows
@@ -60,7 +61,7 @@ def hostile_sweep(folder: Path) -> Path:
 
     made = make_sweep(folder, {(0.1, 0): 60.0, (0.25, 0): 61.0})
     text = (made / "sweep.json").read_text()
-    (made / "sweep.json").write_text(text.replace('"0.1"', json.dumps("'[a,b]|\x1b[31m'")))
+    (made / "sweep.json").write_text(text.replace('"0.1"', json.dumps("'[a,b]|\x1b[31m$\\frac$'")))
     return made
 
 
@@ -73,6 +74,7 @@ def test_the_tables_of_a_sweep_show_hostile_values_as_they_are(tmp_path: Path) -
     assert r"[a,b]|\x1b[31m" in printed(lambda console: show([folder], console))
     markdown = as_markdown(read_rows([folder]), [folder])
     assert r"[a,b]\|\x1b[31m" in markdown
+    draw_pareto(read_rows([folder]), tmp_path / "pareto.png", "$\\frac$")
     live = View([LiveJob(tmp_path / HOSTILE.replace("/", ""), 1)], Console())
     assert SHOWN.replace("/", "") in printed(lambda console: console.print(live.table()))
 

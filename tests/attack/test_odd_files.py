@@ -1,6 +1,7 @@
 """Findings 7 and 13: files that are damaged, odd or hostile are named in one line, and harm nothing else."""
 
 import json
+import os
 import resource
 import shutil
 import tarfile
@@ -15,12 +16,12 @@ import pytest
 import torch
 
 from mobilenet_train import checkpoint
-from mobilenet_train.config.saved import read_words
+from mobilenet_train.config.saved import read_saved, read_words
 from mobilenet_train.data.cache import SILENT, on_disk
 from mobilenet_train.data.listing import list_tree
 from mobilenet_train.data.shards import list_shards
-from mobilenet_train.errors import RunError
-from mobilenet_train.runs.folder import read_summary
+from mobilenet_train.errors import RunError, UserError
+from mobilenet_train.runs.folder import holder, read_summary
 from mobilenet_train.sweeps import report
 from mobilenet_train.sweeps.folder import find_sweep, read_manifest
 from mobilenet_train.sweeps.rows import read_rows
@@ -50,6 +51,38 @@ def test_odd_words_of_a_run_are_named_in_one_line(run: Path, text: str | bytes) 
     with pytest.raises(RunError, match=r"run/overrides\.yaml") as caught:
         read_words(run)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]",
+        "[" * 2000,
+        "{a: " * 2000,
+        "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+        f"epochs: {'9' * 100_000}",
+        "model: !!python/object/apply:os.system [id]",
+    ],
+    ids=["a cycle", "lists 2,000 deep", "maps 2,000 deep", "lists that double", "a long number", "code"],
+)
+def test_yaml_that_would_run_grow_or_nest_is_refused_at_once(run: Path, text: str) -> None:
+    began = time.process_time()
+    for name, read in {"config.yaml": read_saved, "overrides.yaml": read_words}.items():
+        (run / name).write_text(text)
+        with pytest.raises(UserError, match=rf"run/{name}") as caught:
+            read(run)
+        assert "\n" not in str(caught.value)
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml", "summary.json", "metrics.csv", "lock", "sweep.json"])
+def test_a_pipe_among_the_files_of_a_run_holds_nobody_up(run: Path, name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    readers: dict[str, Callable[[Path], object]] = {"summary.json": read_summary, "metrics.csv": read_metrics}
+    readers |= {"config.yaml": read_saved, "overrides.yaml": read_words, "lock": holder, "sweep.json": read_manifest}
+    with pytest.raises((UserError, OSError), match=rf"not a regular file.*|{name}.*not a regular file"):
+        readers[name](run)
 
 
 def test_a_damaged_table_of_metrics_is_named(run: Path) -> None:
