@@ -3,19 +3,20 @@
     python scripts/bench_gpu.py --csv gpu.csv
 
 Needs timm (the `test` extra). Every case trains the same network from scratch on noise of 32x32 that lies on the
-device, with the same strides dropped; each in a process of its own and in turns. `trainer` is the loop of `mnet-train`,
-with augmentation and metrics; `step` is its update alone, on one batch that never changes. `timm` is the training of
-its benchmark.py with --channels-last --amp, `torchvision` that of its references' script, which reads loss and accuracy
-at every step, in channels-last with AMP. Compilation is outside the clock. The GPU is busy for the time of its kernels
-in a profile of further steps.
+device, with the same strides dropped, and takes turns with the others of its network and batch size. `trainer` is the
+loop of `mnet-train`, with augmentation and metrics (`muon`: with optim=muon); `step` is its update alone, on one batch
+that never changes. `timm` is the training of its benchmark.py with --channels-last --amp, `torchvision` that of its
+references' script, which reads loss and accuracy at every step, in channels-last with AMP. Compilation is outside the
+clock. The GPU is busy for the time of its kernels in a profile of further steps.
 """
 
 import argparse
-import json
-import resource
+import statistics
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import measure
 import torch
@@ -32,38 +33,58 @@ from mobilenet_train.training.compilation import warm_up
 from mobilenet_train.training.fit import train_epoch
 from mobilenet_train.training.step import train_update
 
-WARMUP_STEPS = 5
+WARM_UP_STEPS = 5
 PROFILED_STEPS = 10
 SIDE = 32
+PEERS = ("timm", "torchvision")
 MODES = ("eager", "default", "reduce-overhead")
-CASES = tuple(f"{tool}:{mode}" for tool in ("trainer", "step", "timm", "torchvision") for mode in MODES)
+CASES = tuple(f"{tool}:{mode}" for tool in ("trainer", "muon", "step", "timm", "torchvision") for mode in MODES)
 
 Steps = Callable[[int], None]  # makes so many
 
 
-def worker(case: str, network: str, device: str, batch_size: int, steps: int, images: int) -> dict[str, float]:
-    """Measures one case."""
-    tool, _, mode = case.partition(":")
-    began = time.perf_counter()
-    if tool in ("timm", "torchvision"):
-        runtime, make = peer(tool, network, batch_size, mode, device)
-    else:
-        runtime, make = ours(tool, network, batch_size, mode, device, images)
-    make(WARMUP_STEPS)
-    runtime.drain()
-    ready = time.perf_counter()
-    make(steps)
-    runtime.drain()
-    seconds = time.perf_counter() - ready
-    cuda = runtime.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {
-        "images_per_second": batch_size * steps / seconds,
-        "milliseconds": 1000 * seconds / steps,
-        "busy_percent": busy_percent(runtime, make) if cuda else float("nan"),
-        "peak_mb": peak / 2**20,
-        "ready_seconds": ready - began,
-    }
+class Case:
+    """A tool and a mode of compilation, ready to train."""
+
+    def __init__(self, name: str, network: str, batch_size: int, device: str, images: int) -> None:
+        tool, _, mode = name.partition(":")
+        self.name, self.batch_size = name, batch_size
+        self.rates: list[float] = []
+        began, before = time.perf_counter(), memory()
+        if tool in PEERS:
+            self.runtime, self.make = peer(tool, network, batch_size, mode, device)
+        else:
+            self.runtime, self.make = ours(tool, network, batch_size, mode, device, images)
+        self.seconds(WARM_UP_STEPS)
+        self.ready_seconds = time.perf_counter() - began
+        if self.runtime.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        self.seconds(WARM_UP_STEPS)
+        self.peak_mb = (memory(peak=True) - before) / 2**20
+
+    def seconds(self, steps: int) -> float:
+        """Makes `steps`; how long they took."""
+        began = time.perf_counter()
+        self.make(steps)
+        self.runtime.drain()
+        return time.perf_counter() - began
+
+    def measure(self, steps: int) -> None:
+        """Adds a rate, in images per second, of `steps` after others that warm up."""
+        self.seconds(WARM_UP_STEPS)
+        self.rates.append(self.batch_size * steps / self.seconds(steps))
+
+    def busy_percent(self) -> float:
+        """The share of the time in which a kernel runs."""
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+            seconds = self.seconds(PROFILED_STEPS)
+        kernels = (event for event in profiled.events() or () if event.device_type == DeviceType.CUDA)
+        return 100 * sum(event.self_device_time_total for event in kernels) / 1e6 / seconds
+
+
+def memory(peak: bool = False) -> int:
+    """Bytes of the GPU that tensors take now, or took at most. 0 without CUDA."""
+    return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
 
 
 def ours(tool: str, network: str, batch_size: int, mode: str, device: str, images: int) -> tuple[Runtime, Steps]:
@@ -78,7 +99,7 @@ def ours(tool: str, network: str, batch_size: int, mode: str, device: str, image
             "+dataset.args.classes=10",
             f"dataset.resolution={SIDE}",
             f"batch_size={batch_size}",
-            "optim=sgd",
+            f"optim={'muon' if tool == 'muon' else 'sgd'}",
             f"device={device}",
             f"device.compile={'null' if mode == 'eager' else mode}",
         )
@@ -99,7 +120,7 @@ def ours(tool: str, network: str, batch_size: int, mode: str, device: str, image
         for _ in range(steps):
             train_update(state, [batch], plan)
 
-    return parts.runtime, trainer if tool == "trainer" else step
+    return parts.runtime, step if tool == "step" else trainer
 
 
 def peer(tool: str, network: str, batch_size: int, mode: str, device: str) -> tuple[Runtime, Steps]:
@@ -145,44 +166,46 @@ def read(loss: Tensor, logits: Tensor, labels: Tensor) -> None:
     (logits.argmax(1) == labels).float().mean().item()
 
 
-def busy_percent(runtime: Runtime, make: Steps) -> float:
-    """The share of the time in which a kernel runs."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
-        began = time.perf_counter()
-        make(PROFILED_STEPS)
-        runtime.drain()
-        seconds = time.perf_counter() - began
-    kernels = (event for event in profiled.events() or () if event.device_type == DeviceType.CUDA)
-    return 100 * sum(event.self_device_time_total for event in kernels) / 1e6 / seconds
+def rows(cases: list[Case], network: str) -> list[dict[str, Any]]:
+    """What was measured, for a table."""
+    return [
+        {
+            "network": network,
+            "batch": case.batch_size,
+            "case": case.name,
+            "images/s": statistics.median(case.rates),
+            "lowest": min(case.rates),
+            "highest": max(case.rates),
+            "ms a step": 1000 * case.batch_size / statistics.median(case.rates),
+            "GPU busy %": case.busy_percent() if case.runtime.device.type == "cuda" else float("nan"),
+            "peak MB": case.peak_mb,
+            "s until ready": case.ready_seconds,
+        }
+        for case in cases
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["v3_large", "v3_small"])
-    parser.add_argument("--batch-sizes", nargs="+", default=["1024", "512"])
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1024, 512])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="TOOL:MODE")
-    parser.add_argument("--steps", default="50", help=f"measured, after {WARMUP_STEPS} others")
+    parser.add_argument("--steps", type=int, default=50, help=f"measured, after {WARM_UP_STEPS} others")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", default="50000", help="of an epoch of the trainer")
+    parser.add_argument("--images", type=int, default=50_000, help="of an epoch of the trainer")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--csv", type=Path)
-    parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
-        case, network, device, *numbers = options.worker
-        print(json.dumps(worker(case, network, device, *map(int, numbers))))
-        return
-    sizes = [(network, size) for network in options.networks for size in options.batch_sizes]
-    rest = (options.steps, options.images)
-    cases = [(case, network, options.device, size, *rest) for network, size in sizes for case in options.cases]
-    results = measure.in_turns(__file__, cases, options.rounds)
-    rows = []
-    for (case, network, _, batch_size, *_), measurements in results.items():
-        row = {"network": network, "batch": batch_size, "case": case}
-        names = ("images/s", "ms a step", "GPU busy %", "peak MB", "s until ready")
-        rows.append({**row, **dict(zip(names, measure.medians(measurements).values(), strict=True))})
+    found = []
+    for network, batch_size in product(options.networks, options.batch_sizes):
+        torch._dynamo.reset()
+        cases = [Case(name, network, batch_size, options.device, options.images) for name in options.cases]
+        for _ in range(options.rounds):
+            for case in cases:
+                case.measure(options.steps)
+        found += rows(cases, network)
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
-    measure.show(f"training at {SIDE}x{SIDE}, {card}, {describe_machine()}", rows, options.csv)
+    measure.show(f"training at {SIDE}x{SIDE}, {card}, {describe_machine()}", found, options.csv)
 
 
 if __name__ == "__main__":
