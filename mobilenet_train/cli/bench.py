@@ -21,7 +21,7 @@ EXAMPLES = """\
   mnet-bench                                                  the four networks at 224 pixels, batch 1, one thread
   mnet-bench --model v2 --width 0.5,1 --resolution 96,224 --batch 1,32
   mnet-bench --runtime eager,onnx,onnx-int8 --csv before.csv
-  mnet-bench outputs/RUN --runtime onnx,onnx-int8
+  mnet-bench outputs/RUN --runtime onnx,onnx-int8,executorch,executorch-int8
   mnet-bench outputs/RUN/export/model.int8.onnx --threads 1,2
   mnet-bench --runtime train --resolution 32 --classes 10 --batch 128 --threads 2
   mnet-bench --compare before.csv after.csv
@@ -36,7 +36,7 @@ def main() -> NoReturn:
 def parser() -> tool.Parser:
     about = "Times networks on this machine: every combination of what is given, taking turns."
     made = tool.new_parser("mnet-bench", about, EXAMPLES)
-    source = "a run, a checkpoint or an exported ONNX file in the place of --model, --width, --resolution, --classes"
+    source = "a run, a checkpoint or an exported file in the place of --model, --width, --resolution, --classes"
     made.add_argument("source", nargs="?", type=tool.file_path, metavar="RUN|FILE", help=source)
     made.add_argument("--model", type=tool.list_of(MODELS), metavar="NAMES", help="default: all four")
     widths, pixels, images = map(tool.list_of_numbers, (tool.width_multiplier, tool.pixel_count, tool.image_count))
@@ -44,7 +44,7 @@ def parser() -> tool.Parser:
     made.add_argument("--resolution", type=pixels, metavar="LIST", help="pixels; default: 224")
     made.add_argument("--batch", type=images, default=[1], metavar="LIST", help="images at once; default: 1")
     made.add_argument("--threads", type=tool.thread_counts, default=[1], metavar="LIST", help="on the CPU; default: 1")
-    runtimes = "eager (PyTorch), onnx (default where installed), onnx-int8 (onnxruntime), train (a whole step)"
+    runtimes = f"of {', '.join(RUNTIMES)} (a whole step); default: onnx where installed, else eager (PyTorch)"
     made.add_argument("--runtime", type=tool.list_of(RUNTIMES), metavar="NAMES", help=runtimes)
     made.add_argument("--classes", type=tool.class_count, metavar="N", help="default: 1000")
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where PyTorch computes; default: cpu")
@@ -77,14 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
 def measured(arguments: argparse.Namespace) -> "list[Row]":
     """Every combination of what is given, timed. Raises UserError."""
     if arguments.source:
-        from mobilenet_train.inference.run_path import trained_path
+        from mobilenet_train.inference.run_path import EXPORTED, trained_path
 
         trained_path(arguments.source)
         for name in ("model", "width", "resolution", "classes"):
             if getattr(arguments, name):
                 raise ConfigError(f"--{name} is for networks by name: {arguments.source} has its own")
-        if arguments.source.suffix == ".onnx" and (arguments.runtime or arguments.device != "cpu"):
-            raise ConfigError(f"--runtime and --device are not for {arguments.source}: onnxruntime runs it on the CPU")
+        if arguments.source.suffix in EXPORTED and (arguments.runtime or arguments.device != "cpu"):
+            raise ConfigError(f"--runtime and --device are not for {arguments.source}: it has a runtime, on the CPU")
         if "train" in (arguments.runtime or ()):
             raise ConfigError("--runtime train is for networks by name, not for a run")
     runtimes = arguments.runtime or [usual_runtime(arguments.device)]
@@ -99,9 +99,10 @@ def timed_source(arguments: argparse.Namespace, runtimes: list[str]) -> "list[Ro
     """A run's network, or an exported file."""
     from mobilenet_train.deploy.bench import new_bench, run_settings, time_file
     from mobilenet_train.inference.loading import load_run
+    from mobilenet_train.inference.run_path import EXPORTED
     from mobilenet_train.runs.timed_step import training_step
 
-    if arguments.source.suffix == ".onnx":
+    if arguments.source.suffix in EXPORTED:
         return time_file(arguments.source, arguments.batch, arguments.threads, arguments.seconds)
     trained = load_run(arguments.source)
     tool.report_warning("mnet-bench", trained)

@@ -23,8 +23,9 @@ from mobilenet_train.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from mobilenet_train.deploy.export import Checked, DeployRow
+    from mobilenet_train.inference.loading import TrainedRun
 
-FORMATS = ("onnx", "onnx-int8", "executorch", "safetensors")
+FORMATS = ("onnx", "onnx-int8", "executorch", "executorch-int8", "safetensors")
 USUAL_QAT_EPOCHS = 3
 
 EXAMPLES = """\
@@ -89,8 +90,8 @@ def epochs(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports, checks and prints the deploy table. Raises RunError if an export lost more than --max-drop."""
-    if arguments.qat_epochs > 0 and "onnx-int8" not in arguments.to:
-        raise ConfigError(f"--qat-epochs {arguments.qat_epochs} has no effect: it is for --to onnx-int8")
+    if arguments.qat_epochs > 0 and not any(name.endswith("int8") for name in arguments.to):
+        raise ConfigError(f"--qat-epochs {arguments.qat_epochs} has no effect: it is for onnx-int8 and executorch-int8")
     if arguments.input == "uint8" and (others := [name for name in arguments.to if not name.startswith("onnx")]):
         raise ConfigError(f"--input uint8 is for --to onnx and onnx-int8; {', '.join(others)} takes float")
     from mobilenet_train.inference.run_path import trained_path
@@ -107,9 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
     source = Source(trained, dataset, arguments.qat_epochs, log, pixels=arguments.input == "uint8")
     rows = export(source, arguments.to, folder, arguments.max_drop)
     if arguments.json:
-        print_json([as_dict(row, folder, arguments.max_drop) for row in rows])
+        print_json([{**as_dict(row, folder, arguments.max_drop), **logged(trained)} for row in rows])
     else:
-        print_rows(rows, folder, arguments.max_drop)
+        print_rows(rows, folder, arguments.max_drop, logged(trained))
     lost = [row.checked for row in rows if row.checked.drop > arguments.max_drop]
     if lost:
         drops = ", ".join(f"{checked.format} loses {checked.drop:.2f} points" for checked in lost)
@@ -124,7 +125,7 @@ def log(line: str) -> None:
 def advice(lost: "list[Checked]") -> str:
     """What may make up for a loss by int8."""
     for checked in lost:
-        if checked.format == "onnx-int8":
+        if checked.format.endswith("int8"):
             more = max(USUAL_QAT_EPOCHS, 2 * checked.qat_epochs)
             return f"; --qat-epochs {more} fine-tunes the network for int8 first"
     return ""
@@ -150,8 +151,15 @@ def as_dict(row: "DeployRow", folder: Path, max_drop: float) -> dict[str, Any]:
     return {**asdict(row.checked), "latency": asdict(row.timing), "file": str(file) if file else None}
 
 
-def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float) -> None:
-    """The deploy table for people, what stays in fp32, and the files."""
+def logged(trained: "TrainedRun") -> dict[str, Any]:
+    """What the run itself computed in, and the accuracy (in percent) that it logged in that precision."""
+    result = trained.checkpoint.logged if trained.weights == "raw" else None
+    precision = trained.checkpoint.environment["precision"]
+    return {"run_precision": precision, "run_top1": result and round(result.test.top1, 2)}
+
+
+def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float, logged: dict[str, Any]) -> None:
+    """The deploy table for people, in which precision the run computed, what stays in fp32, and the files."""
     from rich.console import Console
 
     from mobilenet_train.machine import describe_machine
@@ -170,6 +178,10 @@ def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float) -> None:
             f"{checked.difference:.2g}",
         )
     console.print(table)
+    reached = f" and logged {logged['run_top1']:.2f} % in it" if logged["run_top1"] is not None else ""
+    console.print(
+        plain(f"the run computed in {logged['run_precision']}{reached}; pytorch here in fp32"), soft_wrap=True
+    )
     console.print(plain(f"latency: one image, one thread; {describe_machine()}"), soft_wrap=True)
     for row in rows:
         if row.checked.fp32_operators:

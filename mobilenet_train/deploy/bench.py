@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import get_type_hints
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from mobilenet_train.config.schema import NetworkConfig
 from mobilenet_train.data import ImageData
+from mobilenet_train.deploy.executorch_program import classifier_of_program, load_program, to_executorch
 from mobilenet_train.deploy.latency import Call, Timing, measure
 from mobilenet_train.deploy.onnx_graph import to_onnx
 from mobilenet_train.deploy.onnx_int8 import quantise
-from mobilenet_train.deploy.runtimes import eager_logits, timed, timed_session
+from mobilenet_train.deploy.runtimes import eager_logits, runtime_of_file, timed, timed_session
 from mobilenet_train.deploy.settings import Setting, all_settings
 from mobilenet_train.disk import read_text, write_text
 from mobilenet_train.errors import ConfigError, RunError
@@ -50,7 +51,7 @@ Network = Callable[[Setting], nn.Module]  # a setting's network, in evaluation m
 class Bench:
     """Makes settings into functions to be timed.
 
-    device: where PyTorch computes ("cpu", "cuda"); onnxruntime is only used on the CPU.
+    device: where PyTorch computes ("cpu", "cuda"); the other runtimes are only used on the CPU.
     training_step: makes what the runtime "train" times. network: makes what the others do.
     """
 
@@ -69,7 +70,7 @@ class Bench:
         return [Row(setting, timings[setting], machine) for setting in settings]
 
     def _calls(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Call]]:
-        graphs: dict[tuple[str, float, int], bytes] = {}
+        files: dict[Setting, bytes] = {}
         for s in settings:
             images = noise(s.batch, s.resolution)
             if s.runtime == "train":
@@ -77,12 +78,23 @@ class Bench:
             elif s.runtime == "eager":
                 logits = eager_logits(self.network(s), self.device)
                 yield s, timed(logits, images.to(self.device), s.threads)
+            elif s.runtime.startswith("onnx"):
+                yield s, timed_session(onnx_session(self._exported(s, files), s.threads), images.numpy())
             else:
-                which = (s.model, s.width, s.resolution)
-                if which not in graphs:
-                    graphs[which] = to_onnx(self.network(s), s.resolution, {})
-                graph = graphs[which] if s.runtime == "onnx" else quantise(graphs[which], [images])
-                yield s, timed_session(onnx_session(graph, s.threads), images.numpy())
+                yield s, timed(load_program(self._exported(s, files), s.threads)[0], images, s.threads)
+
+    def _exported(self, setting: Setting, files: dict[Setting, bytes]) -> bytes:
+        """A setting's network as its runtime's file, which is written once for every batch and thread count."""
+        s = replace(setting, batch=1, threads=1)
+        if s not in files:
+            calibration = [noise(1, s.resolution)] if s.runtime.endswith("int8") else None
+            if s.runtime.startswith("executorch"):
+                files[s] = to_executorch(self.network(s), s.resolution, {}, calibration)
+            elif calibration:
+                files[s] = quantise(self._exported(replace(s, runtime="onnx"), files), calibration)
+            else:
+                files[s] = to_onnx(self.network(s), s.resolution, {})
+        return files[s]
 
 
 def new_bench(
@@ -116,10 +128,10 @@ def run_settings(
 
 
 def time_file(path: Path, batches: Sequence[int], threads: Sequence[int], seconds: float) -> list[Row]:
-    """An exported ONNX file with every number of images and threads. Raises RunError if it cannot be read."""
-    calls, runtime = {}, "onnx-int8" if b"QuantizeLinear" in path.read_bytes() else "onnx"
+    """An exported file with every number of images and threads. Raises RunError if it cannot be read."""
+    calls, runtime = {}, runtime_of_file(path)
     for count in threads:
-        file = load_onnx(path, count)
+        file = (classifier_of_program if path.suffix == ".pte" else load_onnx)(path, count)
         for batch in batches:
             setting = Setting(file.network, file.width, file.resolution, batch, count, runtime)
             side = file.resolution

@@ -1,18 +1,19 @@
-"""A network as an ExecuTorch program: lowered to XNNPACK in fp32, labelled, and run by ExecuTorch's own runtime."""
+"""A network as an ExecuTorch program: lowered to XNNPACK, labelled, and run by ExecuTorch's own runtime."""
 
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from mobilenet_train.deploy.runtimes import Logits
+from mobilenet_train.deploy.xnnpack_graph import quantise, suited_to_xnnpack
 from mobilenet_train.errors import RunError, require
 from mobilenet_train.inference.onnx_file import FileClassifier, classifier_of_file
 
@@ -20,13 +21,17 @@ from mobilenet_train.inference.onnx_file import FileClassifier, classifier_of_fi
 # across that border a trace with few images would be laid out for 15.
 MOST_IMAGES = 8
 
-aten = torch.ops.aten
 
-
-def to_executorch(model: nn.Module, resolution: int, properties: Mapping[str, str]) -> bytes:
+def to_executorch(
+    model: nn.Module,
+    resolution: int,
+    properties: Mapping[str, str],
+    calibration: Iterable[Tensor] | None = None,
+) -> bytes:
     """The network as a serialised program whose method `forward` takes 1 to MOST_IMAGES images.
 
-    (N, 3, resolution, resolution) fp32 -> (N, classes). Each of `properties` becomes a method that returns it.
+    (N, 3, resolution, resolution) fp32 -> (N, classes). Each of `properties` becomes a method that returns it. With
+    `calibration`, batches (N, 3, resolution, resolution), weights and activations are int8, in the ranges seen there.
     """
     with torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own internals
@@ -35,56 +40,35 @@ def to_executorch(model: nn.Module, resolution: int, properties: Mapping[str, st
         # a checkpoint's weights are channels-last, which its passes refuse
         network = deepcopy(model).eval().to(memory_format=torch.contiguous_format)
         images = torch.zeros(2, 3, resolution, resolution)
+        suited: nn.Module = suited_to_xnnpack(traced(network, images))
+        if calibration is not None:
+            suited = quantise(traced(suited, images).module(check_guards=False), calibration)
         lowered = exir.to_edge_transform_and_lower(
-            _traced(suited_to_xnnpack(_traced(network, images)), images),
-            partitioner=[partitioner.XnnpackPartitioner()],
-            constant_methods=dict(properties),
+            traced(suited, images), partitioner=[partitioner.XnnpackPartitioner()], constant_methods=dict(properties)
         )
         return lowered.to_executorch().buffer
 
 
-def _traced(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+def traced(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    """The network for 1 to MOST_IMAGES images; with these bounds torch leaves no slices of whole batches in it."""
     count = torch.export.Dim("N", min=1, max=MOST_IMAGES)
     return torch.export.export(model, (images,), dynamic_shapes=({0: count},))
 
 
-def suited_to_xnnpack(program: torch.export.ExportedProgram) -> nn.Module:
-    """The same network in operators that XNNPACK takes; what it leaves, ExecuTorch computes several times slower.
-
-    It takes means over the positions only if these stay as axes of length 1, and weights of linear layers only as
-    they are stored: squeeze-and-excite's are convolutions, reshaped.
-    """
-    network = program.module(check_guards=False)
-    assert isinstance(network, fx.GraphModule)
-    graph = network.graph
-    for number, node in enumerate(list(graph.nodes)):
-        if node.target is aten.mean.dim and node.args[1:] == ([2, 3],):
-            with graph.inserting_after(node):
-                flat = graph.call_function(aten.flatten.using_ints, (node, 1))
-            node.replace_all_uses_with(flat, delete_user_cb=lambda user, flat=flat: user is not flat)
-            node.args = (*node.args, True)
-        elif node.target is aten.flatten.using_ints and node.args[0].op == "get_attr":
-            weight = network.get_parameter(node.args[0].target).flatten(*node.args[1:])
-            network.register_parameter(f"flat_{number}", nn.Parameter(weight, requires_grad=False))
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.get_attr(f"flat_{number}"))
-            graph.erase_node(node)
-    network.recompile()
-    return network
-
-
-def load_program(path: Path, threads: int) -> tuple[Logits, Mapping[str, str]]:
-    """The network of a program, for any number of images, and its properties. `threads` are the whole process's."""
+def load_program(program: bytes, threads: int) -> tuple[Logits, Mapping[str, str]]:
+    """The network of a program, for any number of images, and its properties."""
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         runtime = require("executorch.runtime", "executorch").Runtime.get()
-        require("executorch.extension.pybindings.portable_lib", "executorch")._unsafe_reset_threadpool(threads)
-        program = runtime.load_program(path.read_bytes())
-        names = program.method_names - {"forward"}
-        properties = {name: program.load_method(name).execute([])[0] for name in names}
+        pool = require("executorch.extension.pybindings.portable_lib", "executorch")
+        loaded = runtime.load_program(program)
+        names = loaded.method_names - {"forward"}
+        properties = {name: loaded.load_method(name).execute([])[0] for name in names}
 
     def logits(images: Tensor) -> Tensor:
-        forward = program.load_method("forward")  # lives as long as the program, whose bytes it points into
+        if pool._threadpool_get_thread_count() != threads:  # the whole process's, which another program may have set
+            pool._unsafe_reset_threadpool(threads)
+        forward = loaded.load_method("forward")  # lives as long as the program, whose bytes it points into
         parts = images.contiguous().split(MOST_IMAGES)
         return torch.cat([forward.execute([part])[0] for part in parts])
 
@@ -94,7 +78,7 @@ def load_program(path: Path, threads: int) -> tuple[Logits, Mapping[str, str]]:
 def classifier_of_program(path: Path, threads: int) -> FileClassifier:
     """A classifier from a file that `mnet-export --to executorch` wrote. Raises RunError if it is another."""
     try:
-        logits, properties = load_program(path, threads)
+        logits, properties = load_program(path.read_bytes(), threads)
     except RuntimeError as error:
         raise RunError(f"{path} cannot be loaded by ExecuTorch: {str(error).splitlines()[0]}") from error
     return classifier_of_file(path, properties, lambda images: logits(torch.from_numpy(images)).numpy(), pixels=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilenet_train import __version__
 from mobilenet_train.config.schema import NetworkConfig
@@ -20,7 +20,15 @@ from mobilenet_train.deploy.latency import Timing, measure
 from mobilenet_train.deploy.onnx_graph import taking_pixels, to_onnx
 from mobilenet_train.deploy.onnx_int8 import fp32_operators, quantise
 from mobilenet_train.deploy.quantisation_aware import fine_tuned
-from mobilenet_train.deploy.runtimes import Logits, PixelLogits, eager_logits, onnx_logits, timed
+from mobilenet_train.deploy.runtimes import (
+    INT8_PROPERTY,
+    Logits,
+    PixelLogits,
+    eager_logits,
+    onnx_logits,
+    runtime_of_file,
+    timed,
+)
 from mobilenet_train.disk import writing
 from mobilenet_train.errors import RunError, require
 from mobilenet_train.inference.loading import TrainedRun
@@ -53,7 +61,18 @@ class Source:
     @cached_property
     def onnx_graph(self) -> bytes:
         """The network in fp32, which onnx and onnx-int8 share."""
-        return to_onnx(self.run.model, self.run.preprocessing.resolution, properties(self.run, self.pixels))
+        return self.onnx_graph_of(self.run.model)
+
+    def onnx_graph_of(self, model: nn.Module) -> bytes:
+        """One of its networks as an ONNX graph."""
+        return to_onnx(model, self.run.preprocessing.resolution, properties(self.run, self.pixels))
+
+    @cached_property
+    def tuned(self) -> nn.Module:
+        """The network that is quantised: the run's own, or a copy that has learnt to be rounded."""
+        if self.qat_epochs == 0:
+            return self.run.model
+        return fine_tuned(self.run, self.dataset, self.qat_epochs, self.log)
 
 
 @dataclass(frozen=True)
@@ -111,12 +130,8 @@ def _write_onnx(source: Source) -> bytes:
 
 
 def _write_int8(source: Source) -> bytes:
-    run, graph = source.run, None
-    if source.qat_epochs > 0:
-        tuned = fine_tuned(run, source.dataset, source.qat_epochs, source.log)
-        graph = to_onnx(tuned, run.preprocessing.resolution, properties(run, source.pixels))
-    quantised = quantise(graph or source.onnx_graph, calibration_batches(run, source.dataset.train))
-    return _with_input(quantised, source)
+    graph = source.onnx_graph_of(source.tuned) if source.qat_epochs > 0 else source.onnx_graph
+    return _with_input(quantise(graph, calibration_batches(source.run, source.dataset.train)), source)
 
 
 def _with_input(graph: bytes, source: Source) -> bytes:
@@ -154,17 +169,26 @@ def _load_safetensors(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
 
 
 def _write_executorch(source: Source) -> bytes:
-    return to_executorch(source.run.model, source.run.preprocessing.resolution, properties(source.run))
+    run = source.run
+    return to_executorch(run.model, run.preprocessing.resolution, properties(run))
+
+
+def _write_executorch_int8(source: Source) -> bytes:
+    run, calibration = source.run, calibration_batches(source.run, source.dataset.train)
+    return to_executorch(
+        source.tuned, run.preprocessing.resolution, {**properties(run), INT8_PROPERTY: "int8"}, calibration
+    )
 
 
 def _load_executorch(path: Path, _: TrainedRun) -> tuple[Logits, Properties]:
-    return load_program(path, threads=1)
+    return load_program(path.read_bytes(), threads=1)
 
 
 FORMATS = {
     "onnx": Format("model.onnx", _write_onnx, _load_onnx, lossless=True),
     "onnx-int8": Format("model.int8.onnx", _write_int8, _load_onnx, lossless=False),
     "executorch": Format("model.pte", _write_executorch, _load_executorch, lossless=True),
+    "executorch-int8": Format("model.int8.pte", _write_executorch_int8, _load_executorch, lossless=False),
     "safetensors": Format("model.safetensors", _write_safetensors, _load_safetensors, lossless=True),
 }
 
@@ -196,7 +220,7 @@ def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float
             with writing(unchecked):
                 unchecked.write_bytes(written)
             checked, logits = check(name, unchecked, run, dataset.test, reference)
-            if name == "onnx-int8":
+            if not FORMATS[name].lossless:
                 checked = replace(checked, qat_epochs=source.qat_epochs)
             if checked.drop <= max_drop:
                 unchecked.replace(path)
@@ -214,8 +238,7 @@ def check_file(path: Path, run: TrainedRun, dataset: Dataset) -> list[Checked]:
     """
     itself = eager_logits(deepcopy(run.model), CPU)
     reference = all_logits(itself, dataset.test, run.preprocessing)
-    quantised = b"QuantizeLinear" in path.read_bytes()
-    name = "executorch" if path.suffix == ".pte" else "onnx-int8" if quantised else "onnx"
+    name = runtime_of_file(path)
     return [of_itself(run, dataset, reference), check(name, path, run, dataset.test, reference)[0]]
 
 
@@ -241,7 +264,7 @@ def check(name: str, path: Path, run: TrainedRun, test: Split, reference: Tensor
     if kind.lossless and not difference <= TOLERANCE * float(reference.abs().max()):  # so that NaN is caught too
         raise RunError(f"{path} computes other logits than the network: they differ by up to {difference:.3g}")
     reached = top1(result, test)
-    left = {} if kind.lossless else fp32_operators(path.read_bytes())
+    left = fp32_operators(path.read_bytes()) if name == "onnx-int8" else {}
     return Checked(name, path.stat().st_size, reached, top1(reference, test) - reached, difference, left), logits
 
 

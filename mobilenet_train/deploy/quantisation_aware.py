@@ -27,7 +27,7 @@ ROUNDED = WEIGHTED | FUSED | {"hardsigmoid", "add", "mul", "mean"}  # their resu
 
 
 def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, log: Callable[[str], None]) -> nn.Module:
-    """A copy of the run's network, in evaluation mode on the CPU, that has learnt to be rounded as by `quantise`.
+    """A copy of the run's network, in evaluation mode on the CPU, that has learnt to be rounded to int8.
 
     It is trained for `epochs` on the run's training images with the run's augmentation, batch size, loss and seed, at
     the resolution of evaluation; batch-norm keeps its statistics. `log` gets a line for each epoch.
@@ -69,6 +69,8 @@ def _for_fine_tuning(run: TrainedRun) -> TrainConfig:
 
 def rounded(model: nn.Module, resolution: int) -> fx.GraphModule:
     """The network with weights and activations rounded where `onnx_int8.quantise` has onnxruntime round them.
+
+    XNNPACK rounds nearly all of them too.
 
     (N, 3, resolution, resolution) -> (N, classes). The parameters are named as the model's. A weight is rounded
     as it is before batch-norm is folded into it: that only scales output channels, and each has a scale of its own.

@@ -1,7 +1,8 @@
-"""A network made ready to run once at a time, in PyTorch or in onnxruntime."""
+"""A network made ready to run once at a time, in PyTorch or in another runtime."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from mobilenet_train.data.images import Preprocessing
 from mobilenet_train.deploy.latency import Call
 from mobilenet_train.inference.onnx_file import INPUT, OUTPUT
 
+INT8_PROPERTY = "precision"  # only programs in int8 have it
+INT8_MARKS = {".onnx": b"QuantizeLinear", ".pte": INT8_PROPERTY.encode()}  # in the files themselves
 Logits = Callable[[Tensor], Tensor]  # (N, 3, R, R) fp32 -> (N, classes) fp32
 
 
@@ -55,8 +58,14 @@ class PixelLogits:
         return self.of_pixels(pixels.permute(0, 2, 3, 1).contiguous())
 
 
+def runtime_of_file(path: Path) -> str:
+    """Which runtime an exported file (.onnx, .pte) is for, and whether it is int8."""
+    name = {".onnx": "onnx", ".pte": "executorch"}[path.suffix]
+    return f"{name}-int8" if INT8_MARKS[path.suffix] in path.read_bytes() else name
+
+
 def timed(logits: Logits, images: Tensor, threads: int) -> Call:
-    """One forward pass of `images` in PyTorch, to be measured; on CUDA it waits for the result."""
+    """One forward pass of `images`, to be measured; on CUDA it waits for the result. `threads` are PyTorch's."""
 
     def call() -> None:
         if torch.get_num_threads() != threads:

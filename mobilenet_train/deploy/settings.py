@@ -8,7 +8,7 @@ from itertools import product
 from mobilenet_train.errors import ConfigError
 
 MODELS = ("v1", "v2", "v3_large", "v3_small")
-RUNTIMES = ("eager", "onnx", "onnx-int8", "train")
+RUNTIMES = ("eager", "onnx", "onnx-int8", "executorch", "executorch-int8", "train")
 
 
 @dataclass(frozen=True, order=True)
@@ -42,9 +42,9 @@ def all_settings(
 
 
 def check_runtimes(runtimes: list[str], device: str) -> None:
-    """Raises ConfigError for onnxruntime on another device than the CPU."""
+    """Raises ConfigError for a runtime other than PyTorch on another device than the CPU."""
     for name in runtimes:
-        if name.startswith("onnx") and device != "cpu":
+        if name not in ("eager", "train") and device != "cpu":
             raise ConfigError(
                 f"--runtime {name} is measured on the CPU only; --device {device} goes with eager or train"
             )

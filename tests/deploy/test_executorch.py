@@ -61,7 +61,7 @@ def test_the_program_computes_the_networks_logits_and_is_timed(row: tuple[Path, 
 
 @pytest.mark.parametrize("count", [1, MOST_IMAGES, 2 * MOST_IMAGES + 1])
 def test_any_number_of_images_can_be_run(count: int, run: TrainedRun, row: tuple[Path, DeployRow]) -> None:
-    logits, _ = load_program(row[0], threads=1)
+    logits, _ = load_program(row[0].read_bytes(), threads=1)
     images = torch.rand(count, 3, 32, 32)
     torch.testing.assert_close(logits(images), run.model(images), rtol=1e-4, atol=1e-4)
 
@@ -82,7 +82,7 @@ def test_a_program_is_evaluated_and_predicts_as_its_run(
 
 
 def test_labels_and_preprocessing_are_in_the_program(run: TrainedRun, row: tuple[Path, DeployRow]) -> None:
-    _, read = load_program(row[0], threads=1)
+    _, read = load_program(row[0].read_bytes(), threads=1)
     assert dict(read) == dict(properties(run))
     assert json.loads(read["labels"]) == list("0123456789")
 
@@ -92,11 +92,11 @@ def test_labels_need_not_be_ascii(tmp_path: Path) -> None:
     small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
     path = tmp_path / "small.pte"
     path.write_bytes(to_executorch(small, 2, {"labels": '["Kätzchen", "猫"]'}))
-    assert load_program(path, threads=1)[1]["labels"] == '["Kätzchen", "猫"]'
+    assert load_program(path.read_bytes(), threads=1)[1]["labels"] == '["Kätzchen", "猫"]'
 
 
 def test_nothing_reaches_the_terminal(row: tuple[Path, DeployRow], capfd: pytest.CaptureFixture[str]) -> None:
-    logits, _ = load_program(row[0], threads=1)
+    logits, _ = load_program(row[0].read_bytes(), threads=1)
     logits(torch.zeros(3, 3, 32, 32))
     assert capfd.readouterr() == ("", "")
 

@@ -20,7 +20,7 @@ from mobilenet_train.inference.loading import TrainedRun, load_run
 pytest.importorskip("onnxruntime")
 save = pytest.importorskip("safetensors.torch").save
 Tool = Callable[..., int]
-QUICK = tuple(name for name in FORMATS if name != "executorch")  # that one has its own file
+QUICK = tuple(name for name in FORMATS if "executorch" not in name)  # those have their own files
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ def test_an_export_that_loses_too_much_fails_loudly_and_is_not_kept(
     assert tool("mnet-export", run, "--to", "safetensors", "--max-drop", 2) == 1
     out, err = capsys.readouterr()
     assert "deploy table" in out
+    assert "the run computed in fp32 and logged " in out
     assert "--max-drop allows 2: not kept" in err
     assert list((run / "export").iterdir()) == []
 
@@ -209,3 +210,12 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: p
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RunError, match=r"onnxruntime, which is not installed: pip install 'mnet-train\[export\]'"):
         require("onnxruntime")
+
+
+def test_the_table_names_the_precision_that_the_run_computed_in(exported: Exported) -> None:
+    trained = exported.run
+    halved = replace(trained, checkpoint=replace(trained.checkpoint, environment={"precision": "bf16"}))
+    result = trained.checkpoint.logged
+    assert result is not None
+    assert command.logged(halved) == {"run_precision": "bf16", "run_top1": round(result.test.top1, 2)}
+    assert command.logged(replace(halved, weights="ema"))["run_top1"] is None

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.deploy.export import all_logits, top1
 from mobilenet_train.deploy.onnx_graph import to_onnx
 from mobilenet_train.deploy.onnx_int8 import fp32_operators, means_as_maps, quantise
@@ -18,6 +17,7 @@ from mobilenet_train.inference.loading import load_run
 from mobilenet_train.inference.onnx_file import onnx_session
 from mobilenet_train.models import NETWORKS
 from mobilenet_train.models.blocks import ConvNormActivation, SqueezeExcitation
+from tests.deploy.networks import Own, lively, train
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -30,19 +30,6 @@ class Graphs:
     plain: bytes
     int8: bytes
     images: torch.Tensor
-
-
-def lively(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    """The network with norms, biases and last layers that make its activations as different as a trained one's."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data.uniform_(0.5, 1.5)
-        if isinstance(module, nn.Linear):
-            module.weight.data *= 10
-        if isinstance(getattr(module, "bias", None), torch.Tensor):
-            module.bias.data.normal_(0, 0.3)  # type: ignore[union-attr, operator]
-    model.train()(images)
-    return model.eval()
 
 
 @pytest.fixture(scope="module", params=list(NETWORKS))
@@ -91,19 +78,6 @@ def test_means_as_maps_change_nothing(graphs: Graphs) -> None:
     )
 
 
-class Own(nn.Module):
-    """Means that meet other layers than our networks' do: kept axes, other axes, a product of two of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.first(images)
-        mean, kept = maps.mean((2, 3)), maps.mean((2, 3), keepdim=True)
-        return self.last(mean * mean + kept.flatten(1)) + maps.mean(3).mean(2)[:, :4]
-
-
 def test_means_of_a_network_of_ones_own_are_rewritten_rightly() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 8, 8)
@@ -146,15 +120,9 @@ def test_a_trained_network_loses_little(finished: Path) -> None:
         nn.Flatten(),
         nn.Linear(512, 10),
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    batches = list(EvalBatches(dataset.train, run.preprocessing, 32, torch.contiguous_format))
-    for _ in range(20):
-        for images, labels in batches:
-            nn.functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    plain = to_onnx(model.eval().requires_grad_(False), 32, {})
-    int8 = quantise(plain, [images for images, _ in batches])
+    batches = train(model, dataset, run.preprocessing)
+    plain = to_onnx(model, 32, {})
+    int8 = quantise(plain, batches)
     top1s = []
     for graph in (plain, int8):
         forward = onnx_logits(onnx_session(graph, threads=1))

@@ -152,7 +152,7 @@ def test_it_is_refused_where_it_would_do_nothing(
     run: Path, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool("mnet-export", run, "--to", "onnx,safetensors", "--qat-epochs", 2) == 2
-    assert "--qat-epochs 2 has no effect: it is for --to onnx-int8" in capsys.readouterr().err
+    assert "--qat-epochs 2 has no effect: it is for onnx-int8 and executorch-int8" in capsys.readouterr().err
     assert not (run / "export").exists()
     assert tool("mnet-export", run, "--to", "onnx-int8", "--qat-epochs", -1) == 2
 
