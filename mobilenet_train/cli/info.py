@@ -18,6 +18,7 @@ from mobilenet_train.cli.tool import (
 )
 from mobilenet_train.console import plain
 from mobilenet_train.deploy.settings import MODELS
+from mobilenet_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +31,7 @@ EXAMPLES = """\
   mnet-info v2 --width 0.5 --resolution 160
   mnet-info v3_large --resolution 32 --classes 10 --stride-plan imagenet
   mnet-info outputs/RUN --json
+  mnet-info v3_small --weights                    which trained weights there are
 """
 
 
@@ -41,8 +43,14 @@ def main() -> NoReturn:
 def parser() -> Parser:
     made = new_parser("mnet-info", "Shows where a network's parameters and multiply-adds are.", EXAMPLES)
     made.add_argument(
-        "network", type=not_empty, metavar="MODEL|RUN", help="v1, v2, v3_large, v3_small, a run folder or a checkpoint"
+        "network",
+        nargs="?",
+        type=not_empty,
+        metavar="MODEL|RUN",
+        help="v1, v2, v3_large, v3_small, a run folder or a checkpoint",
     )
+    weights = "list the trained ImageNet weights there are for model.weights, of MODEL and --width or of all"
+    made.add_argument("--weights", action="store_true", help=weights)
     made.add_argument("--width", type=width_multiplier, help="width multiplier; default: 1")
     made.add_argument("--resolution", type=whole_number, metavar="PIXELS", help="default: 224, or the run's own")
     made.add_argument("--classes", type=class_count, metavar="N", help="default: 1000")
@@ -57,6 +65,10 @@ def stride_plan(text: str) -> str | int:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.weights:
+        return list_weights(arguments)
+    if arguments.network is None:
+        raise ConfigError(f"give a network ({', '.join(MODELS)}), a run folder or a checkpoint")
     from mobilenet_train.inference.run_path import check_source
 
     check_source(arguments.network, MODELS)
@@ -74,6 +86,36 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(as_json(found))
     else:
         print_tables(found)
+    return 0
+
+
+def list_weights(arguments: argparse.Namespace) -> int:
+    """The trained weights of one network or all, at one width or all."""
+    from rich.console import Console
+
+    from mobilenet_train.config.trained import TRAINED
+
+    for name in ("resolution", "classes", "stride_plan"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} has no effect with --weights")
+    if arguments.network not in (None, *MODELS):
+        raise ConfigError(f"--weights is of networks by name ({', '.join(MODELS)}), not of {arguments.network}")
+    lines = [
+        line for line in TRAINED if arguments.network in (None, line.network) and arguments.width in (None, line.width)
+    ]
+    if arguments.json:
+        print_json([{**asdict(line), "overrides": line.overrides} for line in lines])
+        return 0
+    title = "trained ImageNet weights; top-1 at 224 pixels as their source prints it (torchvision, timm)"
+    table = new_table(title, ("network", "model.weights"), ("width", "top-1 %"))
+    for line in lines:
+        source = line.overrides[0].removeprefix("model.weights=")
+        table.add_row(line.network, source, f"{line.width:g}", f"{line.top1:.2f}" if line.top1 else "")
+    console = Console()
+    console.print(table)
+    for line in lines:
+        if line.overrides[1:]:
+            console.print(plain(f"{line.source}.{line.tag} goes with {' '.join(line.overrides[1:])}"), soft_wrap=True)
     return 0
 
 

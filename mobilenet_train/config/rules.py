@@ -19,6 +19,7 @@ from mobilenet_train.config.schema import (
     TrainConfig,
     V1Config,
 )
+from mobilenet_train.config.trained import choices, find_trained, named
 from mobilenet_train.errors import ConfigError
 
 Conflict = tuple[str, Any, bool, str]  # key, its value, whether that goes with the others, what is allowed
@@ -82,9 +83,9 @@ def _conflicts(c: TrainConfig) -> Iterator[Conflict]:
         alone = m.separable or m.depth_multiplier == 1
         yield "model.depth_multiplier", m.depth_multiplier, alone, "above 1 only with model.separable=true"
     if isinstance(m, NetworkConfig):
-        published = m.weights != "torchvision" or (m.name != "v1" and m.width_mult == 1)
-        only = "torchvision has weights for v2, v3_large and v3_small at width 1 only"
-        yield "model.weights", m.weights, published, only
+        known = m.weights is None or not named(m.weights) or find_trained(m.weights, m.name, m.width_mult) is not None
+        there = f"a path, or what there is for {m.name}: {choices(m.name)}"
+        yield "model.weights", m.weights, known, there
         trained = m.freeze == "none" or m.weights is not None
         yield "model.freeze", m.freeze, trained, "random weights must learn; give model.weights too"
 

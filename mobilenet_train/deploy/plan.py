@@ -1,5 +1,6 @@
 """Which network fits a latency budget: some are measured, the others predicted, accuracy is what was published."""
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
@@ -9,6 +10,7 @@ from statistics import median
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
+from mobilenet_train.config.trained import trained_weights
 from mobilenet_train.deploy.bench import Row
 from mobilenet_train.deploy.latency import Timing
 from mobilenet_train.deploy.published import PUBLISHED, Published, published
@@ -22,7 +24,6 @@ from mobilenet_train.pareto import pareto_front
 
 RESOLUTIONS = (96, 128, 160, 192, 224)
 PUBLISHED_RESOLUTION = 224  # the one at which all networks have published numbers
-TORCHVISION = {"v2", "v3_large", "v3_small"}  # have ImageNet weights there, at width 1
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,15 @@ class Candidate:
 
     @property
     def command(self) -> str:
-        """What trains it on image files, from ImageNet's weights where torchvision has them."""
-        weights = " model.weights=torchvision" if self.model in TORCHVISION and self.width == 1 else ""
-        network = f"model={self.model} model.width_mult={self.width:g}{weights}"
-        return f"mnet-train {network} dataset=folder dataset.root=FOLDER dataset.resolution={self.resolution}"
+        """What trains it on image files, from ImageNet's weights where there are any."""
+        trained = trained_weights(self.model, self.width)
+        network = (
+            f"model={self.model}",
+            f"model.width_mult={self.width:g}",
+            *(trained[0].overrides if trained else ()),
+        )
+        data = ("dataset=folder", "dataset.root=FOLDER", f"dataset.resolution={self.resolution}")
+        return shlex.join(("mnet-train", *network, *data))
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def build_run(
         assert isinstance(model, MobileNet)
         if config.model.weights is not None and starts:
             source = config.model.weights
-            weights = read_weights(config.model.name, source)
+            weights = read_weights(config.model.name, source, config.model.width_mult)
             refuse_known_test_images(config.dataset, dataset.fingerprint, source, weights.checkpoint, listener)
             origin = start_from(model, config.model.name, source, weights, dataset.class_names)
         freeze(model, config.model.freeze)

@@ -7,28 +7,41 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilenet_train import checkpoint, tensor_files
+from mobilenet_train.config.trained import Trained, find_trained
 from mobilenet_train.disk import expanded
-from mobilenet_train.errors import RunError
+from mobilenet_train.errors import RunError, require
 from mobilenet_train.models import MobileNet
 from mobilenet_train.weights.keras_files import read_keras
+from mobilenet_train.weights.timm_names import NORM_EPS as TIMMS_NORM_EPS
+from mobilenet_train.weights.timm_names import from_timm, is_timms
 
 TORCHVISION_NAMES = {"v2": "mobilenet_v2", "v3_large": "mobilenet_v3_large", "v3_small": "mobilenet_v3_small"}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Trained weights by parameter name. `checkpoint`: whatever else one of our own files holds."""
+    """Trained weights by parameter name. `checkpoint`: whatever else one of our own files holds.
+
+    norm_eps: batch-norm's epsilon in training, where the weights are adapted to that of the network.
+    """
 
     state: dict[str, Tensor]
     checkpoint: dict[str, Any] | None = None
+    norm_eps: float | None = None
 
 
-def read_weights(network: str, source: str) -> Weights:
+def read_weights(network: str, source: str, width: float) -> Weights:
     """The weights that model.weights names, for this network. Raises RunError if they cannot be read."""
-    return _download(network) if source == "torchvision" else _read(expanded(source))
+    if source == "torchvision":
+        return _download(network)
+    trained = find_trained(source, network, width)
+    weights = _read(_from_hub(trained) if trained else expanded(source))
+    if is_timms(weights.state):
+        return Weights(from_timm(network, weights.state), norm_eps=TIMMS_NORM_EPS)
+    return weights
 
 
 def start_from(model: MobileNet, network: str, source: str, weights: Weights, class_names: tuple[str, ...]) -> str:
@@ -57,11 +70,23 @@ def start_from(model: MobileNet, network: str, source: str, weights: Weights, cl
             raise RunError(
                 f"model.weights={source} cannot be trained on: {name} has values that are not finite numbers"
             )
+    if weights.norm_eps is not None:
+        state |= _adapted(model, state, weights.norm_eps)
     model.load_state_dict(state, strict=False)
     if kept:
         return f"weights from {source}; last layer kept"
     why = "other classes" if classes == len(class_names) else f"{classes} classes there, {len(class_names)} here"
     return f"weights from {source}; last layer from scratch ({why})"
+
+
+def _adapted(model: MobileNet, state: dict[str, Tensor], norm_eps: float) -> dict[str, Tensor]:
+    """The norms' factors with which the network's own epsilon gives what `norm_eps` gave."""
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    return {
+        f"{name}.weight": state[f"{name}.weight"]
+        * ((state[f"{name}.running_var"] + norm.eps) / (state[f"{name}.running_var"] + norm_eps)).sqrt()
+        for name, norm in norms.items()
+    }
 
 
 def freeze(model: MobileNet, choice: str | int) -> None:
@@ -87,8 +112,22 @@ def _download(network: str) -> Weights:
         ) from error
 
 
+def _from_hub(trained: Trained) -> Path:
+    """timm's weights on huggingface.co, or in the cache of its library. Raises RunError if they are in neither."""
+    hub = require("huggingface_hub", "timm")
+    hub.utils.disable_progress_bars()
+    try:
+        return Path(hub.hf_hub_download(trained.repository, "model.safetensors"))
+    except Exception as error:  # the library's and its HTTP client's exceptions share no base class
+        raise RunError(
+            f"model.weights={trained.source}: model.safetensors of huggingface.co/{trained.repository} could not be "
+            f"downloaded ({str(error).splitlines()[0]}); set HF_HOME to a cache that has it, or give its path as "
+            "model.weights"
+        ) from error
+
+
 def _read(path: Path) -> Weights:
-    """A run folder, one of our checkpoints, a state dict (.pt, .pth, .safetensors) or a Keras file (.h5)."""
+    """A run folder, one of our checkpoints, a state dict (.pt, .pth, .safetensors), or a Keras file (.h5)."""
     if path.is_dir():
         path = path / "checkpoints/last.pt"
     try:

@@ -77,7 +77,7 @@ def test_weights_that_are_not_finite_are_refused_when_they_are_loaded(tmp_path: 
     path = tmp_path / "nan.pt"
     torch.save(state, path)
     with pytest.raises(RunError, match=r"model\.weights=.*nan\.pt cannot be trained on: .* not finite"):
-        start_from(model, "v1", str(path), read_weights("v1", str(path)), tuple("0123456789"))
+        start_from(model, "v1", str(path), read_weights("v1", str(path), 1.0), tuple("0123456789"))
 
 
 @pytest.mark.parametrize(

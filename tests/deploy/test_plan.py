@@ -1,6 +1,7 @@
 """`mnet-plan`: exact costs, honest predictions, and a choice that was measured."""
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -165,13 +166,22 @@ def test_where_nothing_is_published_the_networks_are_ranked_by_224_pixels() -> N
 
 @pytest.mark.parametrize(
     ("network", "width", "weights"),
-    [("v1", 1.0, ""), ("v2", 1.0, " model.weights=torchvision"), ("v2", 0.5, "")],
+    [
+        (
+            "v1",
+            1.0,
+            " model.weights=timm:mobilenetv1_100 'dataset.mean=[0.5,0.5,0.5]' 'dataset.std=[0.5,0.5,0.5]'",
+        ),
+        ("v1", 0.5, ""),
+        ("v2", 1.0, " model.weights=torchvision"),
+        ("v2", 0.5, " model.weights=timm:mobilenetv2_050"),
+    ],
 )
 def test_the_printed_command_is_one_that_mnet_train_takes(network: str, width: float, weights: str) -> None:
     (found,) = [c for c in candidates([network], [96], 1000) if c.width == width]
     words = f"mnet-train model={network} model.width_mult={width:g}{weights}"
     assert found.command == f"{words} dataset=folder dataset.root=FOLDER dataset.resolution=96"
-    assert compose_config(*found.command.split()[1:]).dataset.name == "folder"
+    assert compose_config(*shlex.split(found.command)[1:]).dataset.name == "folder"
 
 
 TABLE = """\
@@ -235,7 +245,7 @@ def test_the_command_names_a_network_within_the_budget_and_draws_the_front(
     small = ("--model", "v1,v3_small", "--resolution", 32, "--classes", 10, "--seconds", 0.001, "--runtime", "eager")
     assert tool("mnet-plan", "--budget-ms", NEVER, *small, "--picture", figure) == 0
     shown = capsys.readouterr().out
-    assert "mnet-train model=v1 model.width_mult=1 dataset=folder dataset.root=FOLDER dataset.resolution=32" in shown
+    assert "mnet-train model=v1 model.width_mult=1 model.weights=timm:mobilenetv1_100 " in shown
     assert "nothing is published of these resolutions" in shown
     assert "Pareto front" in shown
     assert "in the median" in shown

@@ -138,3 +138,23 @@ def test_wrong_use_is_one_line_and_exit_code_2(tool: Callable[..., int], capsys:
         error = capsys.readouterr().err
         assert error.startswith("mnet-info: ")
         assert error.count("\n") == 1
+
+
+def test_trained_weights_are_listed_with_what_they_need(
+    tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool("mnet-info", "--weights", "--json") == 0
+    everything = json.loads(capsys.readouterr().out)
+    assert {line["network"] for line in everything} == set(NETWORKS)
+    assert tool("mnet-info", "v3_large", "--width", 1, "--weights") == 0
+    out = capsys.readouterr().out
+    assert "timm:mobilenetv3_large_100.ra4_e3600_r224_in1k goes with dataset.mean=[0.5,0.5,0.5]" in out
+    assert "76.31" in out
+    assert "timm:mobilenetv3_small" not in out
+    for words, message in (
+        (("--weights", "--classes", 3), "--classes has no effect with --weights"),
+        (("outputs/RUN", "--weights"), "--weights is of networks by name"),
+        ((), "give a network"),
+    ):
+        assert tool("mnet-info", *words) == 2
+        assert message in capsys.readouterr().err

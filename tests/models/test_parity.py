@@ -1,15 +1,15 @@
 """The same weights give the same logits as torchvision's and timm's networks."""
 
-import re
-
 import pytest
 import timm
 import torch
 import torchvision
 from timm.models.mobilenetv3 import _gen_mobilenet_v3
-from torch import Tensor, nn
+from torch import nn
 
 from mobilenet_train.models import NETWORKS, MobileNet
+from mobilenet_train.weights.pretrained import Weights, start_from
+from mobilenet_train.weights.timm_names import from_timm
 
 RESOLUTION = 64
 
@@ -71,88 +71,30 @@ def test_norms_and_dropout_have_torchvisions_settings(ours: str, theirs: str) ->
     assert settings(build(ours)) == settings(getattr(torchvision.models, theirs)())
 
 
-# timm's name -> ours, inside a block; the block's own number comes from its position
-TIMM_V1_BLOCK = {
-    "conv_dw": "depthwise.0",
-    "bn1": "depthwise.1",
-    "conv_pw": "pointwise.0",
-    "bn2": "pointwise.1",
-}
-
-
-def from_timm_v1(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's MobileNetV1 state under our names."""
-    blocks = block_numbers(state)
-    renamed = {}
-    for key, value in state.items():
-        if block := re.fullmatch(r"blocks\.(\d+\.\d+)\.(\w+)\.(\w+)", key):
-            position, layer, tensor = block.groups()
-            key = f"features.{blocks[position]}.{TIMM_V1_BLOCK[layer]}.{tensor}"
-        key = key.replace("conv_stem", "features.0.0").replace("classifier.", "classifier.1.")
-        renamed[re.sub(r"^bn1", "features.0.1", key)] = value
-    return renamed
-
-
-def from_timm_v3(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's MobileNetV3 state under our names."""
-    blocks = block_numbers(state)
-    last = len(blocks)
-    renamed = {}
-    for key, value in state.items():
-        if block := re.fullmatch(r"blocks\.(\d+\.\d+)\.([\w.]+)\.(\w+)", key):
-            position, layer, tensor = block.groups()
-            if blocks[position] == last:
-                key = f"features.{last}.{ {'conv': 0, 'bn1': 1}[layer] }.{tensor}"
-            else:
-                layers = timm_v3_block(
-                    expands=f"blocks.{position}.conv_pwl.weight" in state,
-                    excites=f"blocks.{position}.se.conv_reduce.weight" in state,
-                )
-                key = f"features.{blocks[position]}.block.{layers[layer]}.{tensor}"
-        key = key.replace("conv_stem", "features.0.0").replace("classifier.", "classifier.3.")
-        key = re.sub(r"^bn1", "features.0.1", key)
-        if key.startswith("conv_head"):  # a 1x1 convolution on the pooled map: a fully connected layer
-            key, value = (
-                key.replace("conv_head", "classifier.0"),
-                value.flatten(1) if value.ndim > 1 else value,
-            )
-        renamed[key] = value
-    return renamed
-
-
-def timm_v3_block(*, expands: bool, excites: bool) -> dict[str, str]:
-    """timm's name -> ours for the layers of one block; without expansion timm numbers and names otherwise."""
-    depthwise, projection = int(expands), int(expands) + 1 + int(excites)
-    names = {"se.conv_reduce": f"{depthwise + 1}.fc1", "se.conv_expand": f"{depthwise + 1}.fc2"}
-    convolutions = ["conv_pw", "conv_dw", "conv_pwl"] if expands else ["conv_dw", "conv_pw"]
-    positions = [0, depthwise, projection] if expands else [depthwise, projection]
-    for number, (convolution, position) in enumerate(zip(convolutions, positions, strict=True), start=1):
-        names |= {convolution: f"{position}.0", f"bn{number}": f"{position}.1"}
-    return names
-
-
-def block_numbers(state: dict[str, Tensor]) -> dict[str, int]:
-    """timm's "stage.block" -> our position in `features`, which counts from 1 after the stem."""
-    positions = dict.fromkeys(match[1] for key in state if (match := re.match(r"blocks\.(\d+\.\d+)\.", key)))
-    return {position: number for number, position in enumerate(positions, start=1)}
-
-
-@pytest.mark.parametrize(("theirs", "width"), [("mobilenetv1_100", 1.0), ("mobilenetv1_125", 1.25)])
-def test_v1_with_timms_weights_gives_timms_logits(theirs: str, width: float) -> None:
+@pytest.mark.parametrize(
+    ("ours", "theirs", "width"),
+    [("v1", "mobilenetv1_100", 1.0), ("v1", "mobilenetv1_125", 1.25)]
+    + [("v2", f"mobilenetv2_{round(100 * width):03}", width) for width in (0.35, 0.5, 0.75, 1.0, 1.4)]
+    + [("v3_large", f"mobilenetv3_large_{round(100 * width):03}", width) for width in (0.75, 1.0)]
+    + [("v3_small", f"mobilenetv3_small_{round(100 * width):03}", width) for width in (0.5, 0.75, 1.0)],
+)
+def test_timms_weights_give_timms_logits_whatever_the_epsilon(ours: str, theirs: str, width: float) -> None:
     torch.manual_seed(0)
-    peer = timm.create_model(theirs, pretrained=False)
+    peer = timm.create_model(theirs, pretrained=False).double()
     randomise_norms(peer)
-    model = build("v1", width_mult=width)
-    model.load_state_dict(from_timm_v1(peer.state_dict()), strict=True)
+    model = build(ours, width_mult=width, norm_eps=1e-3).double()  # timm's is 1e-5
+    weights = Weights(from_timm(ours, peer.state_dict()), norm_eps=1e-5)
+    message = start_from(model, ours, "timm's", weights, tuple(map(str, range(1000))))
+    assert message.endswith("last layer kept")
     assert_same_logits(model, peer)
 
 
-@pytest.mark.parametrize("width", [0.35, 0.5, 0.75, 1.0, 1.25, 1.5])
+@pytest.mark.parametrize("width", [0.35, 0.5, 1.25, 1.5])
 @pytest.mark.parametrize("ours", ["v3_large", "v3_small"])
-def test_v3_of_every_width_with_timms_weights_gives_timms_logits(ours: str, width: float) -> None:
+def test_v3_of_widths_that_timm_only_could_build_gives_timms_logits(ours: str, width: float) -> None:
     torch.manual_seed(0)
     peer = _gen_mobilenet_v3(f"mobilenet{ours}_100", width)
     randomise_norms(peer)
     model = build(ours, width_mult=width, norm_eps=1e-5)  # timm's epsilon
-    model.load_state_dict(from_timm_v3(peer.state_dict()), strict=True)
+    model.load_state_dict(from_timm(ours, peer.state_dict()), strict=True)
     assert_same_logits(model, peer)

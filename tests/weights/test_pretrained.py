@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
+import huggingface_hub
 import pytest
+import timm
 import torch
 import torchvision
 from omegaconf import OmegaConf
@@ -12,11 +14,12 @@ from safetensors.torch import save_file
 
 from mobilenet_train import checkpoint
 from mobilenet_train.config.saved import Saved
+from mobilenet_train.config.trained import TRAINED, find_trained
 from mobilenet_train.errors import RunError
-from mobilenet_train.models import MobileNet, mobilenet_v3_small
+from mobilenet_train.models import MobileNet, mobilenet_v2, mobilenet_v3_small
 from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.step import train_update
-from mobilenet_train.weights.pretrained import read_weights, start_from
+from mobilenet_train.weights.pretrained import TORCHVISION_NAMES, read_weights, start_from
 from tests.conftest import TINY, configure
 
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -37,8 +40,8 @@ def trained(folder: Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-def start(model: MobileNet, network: str, source: str, names: tuple[str, ...]) -> str:
-    return start_from(model, network, source, read_weights(network, source), names)
+def start(model: MobileNet, network: str, source: str, names: tuple[str, ...], width: float = 0.25) -> str:
+    return start_from(model, network, source, read_weights(network, source, width), names)
 
 
 def plain(save: Callable[[dict, Path], None], name: str) -> Callable[[Path], Path]:
@@ -167,3 +170,62 @@ def test_more_features_than_there_are_can_not_be_frozen(tmp_path: Path) -> None:
 def test_a_resumed_run_does_not_need_its_first_weights() -> None:
     gone = configure(*TINY, "model.weights=gone.pth")
     assert build_run(gone, starts=False).origin is None
+
+
+def timms(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, torch.Tensor]:
+    """timm's smallest network with random weights in the place of huggingface.co."""
+    torch.manual_seed(0)
+    state = timm.create_model("mobilenetv3_small_050", pretrained=False).state_dict()
+    save_file(state, folder / "model.safetensors")
+
+    def download(repository: str, file: str) -> str:
+        assert (repository, file) == ("timm/mobilenetv3_small_050.lamb_in1k", "model.safetensors")
+        return str(folder / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return state
+
+
+@pytest.mark.parametrize("source", ["timm:mobilenetv3_small_050", "timm:mobilenetv3_small_050.lamb_in1k", "a file"])
+def test_timms_weights_come_from_the_hub_or_a_file_with_a_new_head_for_other_classes(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = timms(monkeypatch, tmp_path)
+    model = mobilenet_v3_small(num_classes=10, width_mult=0.5)
+    source = source if source.startswith("timm:") else str(tmp_path / "model.safetensors")
+    assert "1000 classes there, 10 here" in start(model, "v3_small", source, DIGITS, width=0.5)
+    assert torch.equal(model.features[0][0].weight, theirs["conv_stem.weight"])
+    assert torch.equal(model.classifier[0].weight, theirs["conv_head.weight"].flatten(1))
+
+
+def test_another_of_timms_networks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timms(monkeypatch, tmp_path)
+    with pytest.raises(RunError, match="is not a v2: "):
+        start(mobilenet_v2(width_mult=0.5), "v2", str(tmp_path / "model.safetensors"), DIGITS)
+
+
+def test_without_network_the_message_shows_where_to_put_timms_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find it on the Hub, and outgoing traffic is off")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    reason = r"huggingface\.co/timm/mobilenetv3_small_050\.lamb_in1k could not .*outgoing traffic is off.*HF_HOME"
+    with pytest.raises(RunError, match=reason):
+        start(mobilenet_v3_small(), "v3_small", "timm:mobilenetv3_small_050", DIGITS, width=0.5)
+
+
+def test_every_name_is_one_that_timm_has_trained_with_that_normalisation() -> None:
+    for line in TRAINED:
+        if line.source.startswith("timm:"):
+            found = timm.get_pretrained_cfg(f"{line.source.removeprefix('timm:')}.{line.tag}", allow_unregistered=False)
+            assert found is not None
+            assert found.hf_hub_id == line.repository
+            assert (found.mean, found.std) == line.normalised
+        else:
+            metrics = torchvision.models.get_model_weights(TORCHVISION_NAMES[line.network]).DEFAULT.meta["_metrics"]
+            assert line.top1 == pytest.approx(metrics["ImageNet-1K"]["acc@1"], abs=0.006)
+    assert find_trained("timm:mobilenetv3_large_100", "v3_large", 1.0) == next(
+        line
+        for line in TRAINED
+        if line.tag == timm.get_pretrained_cfg("mobilenetv3_large_100").tag and line.network == "v3_large"
+    )

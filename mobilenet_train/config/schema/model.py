@@ -43,7 +43,7 @@ class NetworkConfig(ModelConfig):
         most=1,
     )
     weights: str | None = text(
-        "start from these: a run folder, a checkpoint, a .pth, .safetensors or Keras .h5 file, or torchvision"
+        "start from these: a run folder, a checkpoint, a .pth, .safetensors or Keras .h5 file, torchvision or timm:NAME"
     )
     freeze: Any = anything(
         "backbone: only the classifier learns; N: all but the first N features (the first convolution, then blocks)",
