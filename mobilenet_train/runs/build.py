@@ -20,9 +20,11 @@ from mobilenet_train.runs.leak import refuse_known_test_images
 from mobilenet_train.runtime import Runtime, environment, set_up
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.evaluation import Evaluator
+from mobilenet_train.training.graphs import UpdateGraphs
 from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.schedule import Plan, make_plan
 from mobilenet_train.training.state import TrainState, new_sums
+from mobilenet_train.training.step import CUDA_GRAPHS
 from mobilenet_train.weights.pretrained import freeze, read_weights, start_from
 
 # How often the arithmetic of a part came to end in other last bits, counted from 1; what is not named never did.
@@ -103,8 +105,25 @@ def build_run(
         replica=replicate(model, ranks, runtime.device),
         evaluator=Evaluator(model, config.device.compile),
     )
+    if replays(config, runtime):
+        state.graphs = UpdateGraphs(state.optimizer)
     return RunParts(
         dataset, make_batches(config, dataset, runtime.memory_format, runtime.ranks), plan, state, cost, origin
+    )
+
+
+def replays(config: TrainConfig, runtime: Runtime) -> bool:
+    """Whether updates can be replayed: nothing in them may need the CPU, as a scaler, other ranks and networks of
+    one's own may do.
+    """
+    return (
+        config.device.cuda_graph
+        and runtime.device.type == "cuda"
+        and runtime.ranks.size == 1
+        and runtime.autocast is not torch.float16
+        and isinstance(config.model, NetworkConfig)
+        and config.optim.accumulate == 1
+        and config.device.compile not in CUDA_GRAPHS
     )
 
 

@@ -1,6 +1,7 @@
 """The same training on a GPU: precision, compilation and memory. Skipped where there is none."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 from rich.console import Console
 
 from mobilenet_train import checkpoint
+from mobilenet_train.results import EpochResult
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.build import build_run
 from mobilenet_train.runs.session import train
 from mobilenet_train.runtime import make_deterministic
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.training.fit import fit
+from mobilenet_train.training.graphs import WARM_UPS
 from mobilenet_train.training.step import train_update
 from tests.conftest import TINY, configure
 
@@ -42,10 +45,13 @@ def test_the_first_losses_are_those_of_the_cpu(precision: str, mode: str) -> Non
 
 @pytest.mark.parametrize("augment", ["none", "basic", "standard", "strong", "strong augment.operations=randaugment"])
 @pytest.mark.parametrize("optim", ["sgd", "muon", "rmsprop", "adam", "adamw"])
-def test_a_step_never_waits_for_the_gpu(augment: str, optim: str) -> None:
-    parts = build_run(configure(*TINY, "device=cuda", f"optim={optim}", *f"augment={augment}".split(), "ema.decay=0.9"))
+@pytest.mark.parametrize("cuda_graph", ["true", "false"])
+def test_a_step_never_waits_for_the_gpu(augment: str, optim: str, cuda_graph: str) -> None:
+    options = (f"device.cuda_graph={cuda_graph}", f"optim={optim}", *f"augment={augment}".split(), "ema.decay=0.9")
+    parts = build_run(configure(*TINY, "device=cuda", *options))
     batches = parts.batches.train.epoch(0)
-    train_update(parts.state, [next(batches)], parts.plan)  # cuDNN's search
+    for _ in range(WARM_UPS + 1):  # cuDNN's search, and the recording of a graph
+        train_update(parts.state, [next(batches)], parts.plan)
     torch.cuda.set_sync_debug_mode("error")
     try:
         train_update(parts.state, [next(batches)], parts.plan)
@@ -75,6 +81,38 @@ def test_deterministic_runs_are_bit_identical(optim: str) -> None:
             list(fit(parts.state, parts.batches, parts.plan, save=lambda: None))
             ends.append(checkpoint.digest(parts.state.state_dict()["model"]))
         assert ends[0] == ends[1]
+    finally:
+        make_deterministic(False)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "muon", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("compiled", ["null", "default"])
+def test_replayed_updates_are_the_launched_ones(optim: str, compiled: str) -> None:
+    """To the bit where that is promised: two resolutions, dropout, a running average, and a run that was resumed."""
+    exact = compiled == "null"
+    options = (*TINY, "device=cuda", f"device.deterministic={exact}", f"device.compile={compiled}", f"optim={optim}")
+    more = ("progressive.start=16", "ema.decay=0.9", "optim.clip_norm=1", "augment=strong", "epochs=3")
+    try:
+        ends = []
+        for cuda_graph in ("false", "true", "true, resumed"):
+            parts = build_run(configure(*options, *more, f"device.cuda_graph={cuda_graph.split(',')[0]}"))
+            results = fit(parts.state, parts.batches, parts.plan, save=lambda: None)
+            if "resumed" in cuda_graph:
+                next(event for event in results if isinstance(event, EpochResult))
+                saved = deepcopy(parts.state.state_dict())
+                parts = build_run(configure(*options, *more, "device.cuda_graph=true"))
+                parts.state.load_state_dict(saved)
+                results = fit(parts.state, parts.batches, parts.plan, save=lambda: None)
+            assert list(results)
+            assert (parts.state.graphs is not None) == (cuda_graph != "false")
+            ends.append(parts.state.state_dict())
+        if exact:
+            assert len({checkpoint.digest(end["model"]) for end in ends}) == 1
+            assert len({checkpoint.digest(end["optimizer"]) for end in ends}) == 1
+        for end in ends[1:]:
+            assert end["history"][-1]["train"]["loss"] == pytest.approx(
+                ends[0]["history"][-1]["train"]["loss"], rel=0.05
+            )
     finally:
         make_deterministic(False)
 
