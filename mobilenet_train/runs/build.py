@@ -105,20 +105,19 @@ def build_run(
         replica=replicate(model, ranks, runtime.device),
         evaluator=Evaluator(model, config.device.compile),
     )
-    if replays(config, runtime):
-        state.graphs = UpdateGraphs(state.optimizer)
+    if updates_alone(config, runtime):
+        state.graphs = UpdateGraphs(state.optimizer, config.device.cuda_graph)
     return RunParts(
         dataset, make_batches(config, dataset, runtime.memory_format, runtime.ranks), plan, state, cost, origin
     )
 
 
-def replays(config: TrainConfig, runtime: Runtime) -> bool:
-    """Whether updates can be replayed: nothing in them may need the CPU, as a scaler, other ranks and networks of
-    one's own may do.
+def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
+    """Whether a GPU can make a whole update without the CPU: a scaler, other ranks, a second batch and networks of
+    one's own may need it.
     """
     return (
-        config.device.cuda_graph
-        and runtime.device.type == "cuda"
+        runtime.device.type == "cuda"
         and runtime.ranks.size == 1
         and runtime.autocast is not torch.float16
         and isinstance(config.model, NetworkConfig)

@@ -26,13 +26,14 @@ class Recorded:
 
 
 class UpdateGraphs:
-    """The graphs of a run's updates, one for each shape of a batch.
+    """Makes a run's updates on a GPU, by graphs, one for each shape of a batch, or launched: to the same bits.
 
     A graph reads and writes the very tensors with which it was recorded, so the learning rates are on the device, and
     `clear` has to be called when other tensors take the place of the optimiser's.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, replays: bool) -> None:
+        self.replays = replays
         self._optimizer = optimizer
         device = optimizer.param_groups[0]["params"][0].device
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
@@ -54,7 +55,7 @@ class UpdateGraphs:
         if shape not in self._recorded:
             with self._rates_on_the_device():
                 self._launched[shape] += 1
-                if self._launched[shape] <= WARM_UPS:
+                if not self.replays or self._launched[shape] <= WARM_UPS:
                     return update(batch)
                 self._recorded[shape] = record(update, batch)
         recorded = self._recorded[shape]
@@ -65,7 +66,7 @@ class UpdateGraphs:
 
     @contextmanager
     def _rates_on_the_device(self) -> Iterator[None]:
-        """Within it the optimiser takes its learning rates from tensors, also where nothing is recorded: same bits."""
+        """Within it the optimiser takes its learning rates from tensors."""
         groups = self._optimizer.param_groups
         before: list[dict[str, Any]] = [
             {name: group[name] for name in ("lr", "capturable") if name in group} for group in groups

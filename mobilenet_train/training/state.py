@@ -60,7 +60,7 @@ class TrainState:
     updates: int  # planned for the whole run; a budget plans again during the run
     replica: nn.Module | None = None  # the model as several ranks train it, exchanging gradients
     evaluator: Evaluator = EAGER
-    graphs: UpdateGraphs | None = None  # where updates are replayed
+    graphs: UpdateGraphs | None = None  # where a GPU makes updates alone
     step: int = 0
     epoch: int = 0
     batch: int = 0
