@@ -39,9 +39,8 @@ PROFILED_STEPS = 10
 SIDE = 32
 PEERS = ("timm", "torchvision")
 MODES = ("eager", "default", "reduce-overhead")  # the last two are torch.compile's
-GRAPHS = ("graph", "default+graph")  # of a whole update, by the trainer
 CASES = (
-    *(f"{tool}:{mode}" for tool in ("trainer", "muon", "step") for mode in (*MODES, *GRAPHS)),
+    *(f"{tool}:{mode}" for tool in ("trainer", "muon", "step") for mode in (*MODES, "graph")),
     *(f"{tool}:{mode}" for tool in PEERS for mode in MODES),
 )
 
@@ -87,7 +86,6 @@ class Case:
 
 def ours(tool: str, network: str, batch_size: int, mode: str, device: str, images: int) -> tuple[Runtime, Steps]:
     """The trainer's own epochs of `images`, or its update on one batch."""
-    compiled = mode.removesuffix("graph").removesuffix("+")
     parts = build_run(
         compose_config(
             f"model={network}",
@@ -100,8 +98,8 @@ def ours(tool: str, network: str, batch_size: int, mode: str, device: str, image
             f"batch_size={batch_size}",
             f"optim={'muon' if tool == 'muon' else 'sgd'}",
             f"device={device}",
-            f"device.compile={'null' if compiled in ('', 'eager') else compiled}",
-            f"device.cuda_graph={mode in GRAPHS}",
+            f"device.compile={'null' if mode in ('eager', 'graph') else mode}",
+            f"device.cuda_graph={mode == 'graph'}",
         )
     )
     state, train, plan = parts.state, parts.batches.train, parts.plan

@@ -24,7 +24,6 @@ from mobilenet_train.training.graphs import UpdateGraphs
 from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.schedule import Plan, make_plan
 from mobilenet_train.training.state import TrainState, new_sums
-from mobilenet_train.training.step import CUDA_GRAPHS
 from mobilenet_train.weights.pretrained import freeze, read_weights, start_from
 
 # How often the arithmetic of a part came to end in other last bits, counted from 1; what is not named never did.
@@ -122,7 +121,7 @@ def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
         and runtime.autocast is not torch.float16
         and isinstance(config.model, NetworkConfig)
         and config.optim.accumulate == 1
-        and config.device.compile not in CUDA_GRAPHS
+        and config.device.compile is None  # which records graphs of its own with reduce-overhead
     )
 
 

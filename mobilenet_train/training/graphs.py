@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobilenet_train.data.batches import Batch
 
-WARM_UPS = 2  # updates of a shape that are launched: cuDNN searches algorithms, torch's compiler compiles
+WARM_UPS = 2  # updates of a shape that are launched first: cuDNN searches for the fastest algorithms
 
 Update = Callable[[Batch], Tensor]  # all that the device does, and what it measures
 

@@ -86,34 +86,27 @@ def test_deterministic_runs_are_bit_identical(optim: str) -> None:
 
 
 @pytest.mark.parametrize("optim", ["sgd", "muon", "rmsprop", "adam", "adamw"])
-@pytest.mark.parametrize("compiled", ["null", "default"])
-def test_replayed_updates_are_the_launched_ones(optim: str, compiled: str) -> None:
-    """To the bit where that is promised: two resolutions, dropout, a running average, and a run that was resumed."""
-    exact = compiled == "null"
-    options = (*TINY, "device=cuda", f"device.deterministic={exact}", f"device.compile={compiled}", f"optim={optim}")
-    more = ("progressive.start=16", "ema.decay=0.9", "optim.clip_norm=1", "augment=strong", "epochs=3")
+def test_replayed_updates_are_the_launched_ones(optim: str) -> None:
+    """To the bit, over two resolutions, with dropout and a running average, and in a run that was resumed."""
+    options = (*TINY, "device=cuda", "device.deterministic=true", f"optim={optim}", "optim.clip_norm=1", "epochs=3")
+    more = ("progressive.start=16", "ema.decay=0.9", "augment=strong")
     try:
         ends = []
-        for cuda_graph in ("false", "true", "true, resumed"):
-            parts = build_run(configure(*options, *more, f"device.cuda_graph={cuda_graph.split(',')[0]}"))
+        for kind in ("launched", "replayed", "resumed"):
+            parts = build_run(configure(*options, *more, f"device.cuda_graph={kind != 'launched'}"))
             results = fit(parts.state, parts.batches, parts.plan, save=lambda: None)
-            if "resumed" in cuda_graph:
+            if kind == "resumed":
                 next(event for event in results if isinstance(event, EpochResult))
                 saved = deepcopy(parts.state.state_dict())
-                parts = build_run(configure(*options, *more, "device.cuda_graph=true"))
+                parts = build_run(configure(*options, *more))
                 parts.state.load_state_dict(saved)
                 results = fit(parts.state, parts.batches, parts.plan, save=lambda: None)
             assert list(results)
             assert parts.state.graphs is not None
-            assert bool(parts.state.graphs._recorded) == (cuda_graph != "false")
-            ends.append(parts.state.state_dict())
-        if exact:
-            assert len({checkpoint.digest(end["model"]) for end in ends}) == 1
-            assert len({checkpoint.digest(end["optimizer"]) for end in ends}) == 1
-        for end in ends[1:]:
-            assert end["history"][-1]["train"]["loss"] == pytest.approx(
-                ends[0]["history"][-1]["train"]["loss"], rel=0.05
-            )
+            assert bool(parts.state.graphs._recorded) == (kind != "launched")
+            state = parts.state.state_dict()
+            ends.append([checkpoint.digest(state[part]) for part in ("model", "ema", "optimizer")])
+        assert ends[0] == ends[1] == ends[2]
     finally:
         make_deterministic(False)
 

@@ -79,7 +79,8 @@ def test_graphs_are_recorded_anew_for_the_tensors_of_a_checkpoint(monkeypatch: p
     ("option", "precision", "expected"),
     [
         ("model=v1", torch.bfloat16, True),
-        ("device.compile=default", None, True),
+        ("model=v1 optim=muon", None, True),
+        ("device.compile=default", None, False),
         ("device.compile=reduce-overhead", torch.bfloat16, False),
         ("optim.accumulate=2", torch.bfloat16, False),
         ("device.precision=fp16", torch.float16, False),
@@ -89,5 +90,5 @@ def test_what_needs_the_cpu_within_an_update_is_not_left_to_the_gpu(
     option: str, precision: torch.dtype | None, expected: bool
 ) -> None:
     cuda = Runtime(torch.device("cuda"), 1, precision, torch.channels_last)
-    assert updates_alone(configure(*TINY, option), cuda) == expected
+    assert updates_alone(configure(*TINY, *option.split()), cuda) == expected
     assert not updates_alone(configure(*TINY, "model=v1"), Runtime(torch.device("cpu"), 1, None, torch.channels_last))
