@@ -162,7 +162,7 @@ def write_files(found: Found, folder: Path) -> list[str]:
     write_text(folder / "report.json", json.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")
     draw_confusion(raw, run.class_names, folder / "confusion_matrix.png")
     files = ["report.json", "confusion_matrix.png"]
-    if draw_mistakes(raw, found.dataset, run.preprocessing, run.class_names, folder / "mistakes.png"):
+    if draw_mistakes(raw, found.dataset, run, folder / "mistakes.png"):
         files.append("mistakes.png")
     if found.points:
         draw_resolutions(found.points, run.preprocessing.resolution, folder / "resolutions.png")

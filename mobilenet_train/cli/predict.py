@@ -5,7 +5,8 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilenet_train.cli.tool import (
     Parser,
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
     from mobilenet_train.inference.predict import Classifier
     from mobilenet_train.inference.prediction import Prediction
 
+LONGEST_STEM = 50  # characters, of at most four bytes; a file name may have 255 of these
+
 EXAMPLES = """\
   mnet-predict outputs/RUN elephant.jpg           Predicted: elephant (97.31 %), ...
   mnet-predict outputs/RUN photos/ --csv > photos.csv
   mnet-predict outputs/RUN 'photos/**/*.png' --json | jq .ranked[0]
+  mnet-predict outputs/RUN elephant.jpg --heatmap             RUN/heatmaps/1_elephant.png
   mnet-predict outputs/RUN/export/model.onnx elephant.jpg     the exported file, without torch
   curl -s https://example.org/cat.jpg | mnet-predict outputs/RUN -
 """
@@ -51,24 +55,30 @@ def parser() -> Parser:
     made.add_argument("--csv", action="store_true", help="print CSV, one line an image (--json: JSON lines)")
     made.add_argument("--top", type=whole_number, default=5, metavar="K", help="how many classes; default: 5")
     made.add_argument("--weights", choices=("raw", "ema"), default="raw", help="default: raw")
+    heat = "draw where the network saw the class, one PNG an image (LayerCAM), into RUN/heatmaps"
+    made.add_argument("--heatmap", action="store_true", help=heat)
     made.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images at once; default: 64")
     return made
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 1 if an image could not be read; the others are done all the same."""
-    from mobilenet_train.inference.prediction import MISSING, Prediction, find_image_files, is_there
+    from mobilenet_train.inference.prediction import MISSING, STDIN, Prediction, find_image_files, is_there
     from mobilenet_train.inference.run_path import trained_path
 
     if arguments.csv and arguments.json:
         raise ConfigError("--csv and --json exclude each other; give one")
     files = find_image_files(arguments.images)
+    if arguments.heatmap and STDIN in files:
+        raise ConfigError("--heatmap reads an image twice, which the standard input does not allow: give a file")
     trained_path(arguments.run)
     top = arguments.top
     if any(map(is_there, files)):
         classifier = classifier_of(arguments)
         top = min(top, len(classifier.class_names))
         found = reporting_errors(classifier.stream(files, top, arguments.batch_size))
+        if arguments.heatmap:
+            found = with_heat_maps(found, classifier)
     else:  # known at once
         found = reporting_errors(Prediction(file, (), MISSING) for file in files)
     if arguments.json:
@@ -87,9 +97,9 @@ def classifier_of(arguments: argparse.Namespace) -> "Classifier | FileClassifier
     from mobilenet_train.inference.run_path import EXPORTED
 
     exported = arguments.run.suffix in EXPORTED
-    if exported and (arguments.device == "cuda" or arguments.weights == "ema"):
+    if exported and (arguments.device == "cuda" or arguments.weights == "ema" or arguments.heatmap):
         raise ConfigError(
-            "--device cuda and --weights ema are for runs: an exported file holds one network, for the CPU"
+            "--device cuda, --weights ema and --heatmap are for runs: an exported file is one network for the CPU"
         )
     if arguments.run.suffix == ".onnx":
         from mobilenet_train.inference.onnx_file import load_onnx
@@ -113,6 +123,24 @@ def reporting_errors(predictions: "Iterator[Prediction]") -> "Iterator[Predictio
     for prediction in predictions:
         if prediction.error is not None:
             print(printable(f"mnet-predict: {prediction.file} {prediction.error}"), file=sys.stderr)
+        yield prediction
+
+
+def with_heat_maps(predictions: "Iterator[Prediction]", classifier: Any) -> "Iterator[Prediction]":
+    """The same; where the network saw the likeliest class is drawn of each, and each file named on stderr."""
+    from mobilenet_train.disk import writing
+    from mobilenet_train.inference.figures import draw_heat_map
+
+    folder = classifier.run.folder / "heatmaps"
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    for number, prediction in enumerate(predictions, start=1):
+        if prediction.error is None:
+            path = folder / f"{number}_{Path(prediction.file).stem[:LONGEST_STEM]}.png"
+            image, heat = classifier.heat_map(prediction.file, prediction.label)
+            name, value = prediction.ranked[0]
+            draw_heat_map(image, heat, f"{name} ({value:.2%})", path)
+            print(printable(f"mnet-predict: {path} shows where it saw {name}"), file=sys.stderr)
         yield prediction
 
 

@@ -13,6 +13,9 @@ from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing
 from mobilenet_train.disk import replacing
 from mobilenet_train.inference.evaluate import Evaluated, ResolutionPoint, confusion_matrix, worst_mistakes
+from mobilenet_train.inference.heat_maps import heat_maps
+from mobilenet_train.inference.loading import TrainedRun
+from mobilenet_train.models import MobileNet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,24 +59,52 @@ def draw_confusion(evaluated: Evaluated, class_names: Sequence[str], path: Path)
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
 
 
-def draw_mistakes(
-    evaluated: Evaluated, dataset: Dataset, preprocessing: Preprocessing, class_names: Sequence[str], path: Path
-) -> int:
-    """A sheet of the images with the largest losses, as the network sees them; returns how many there are."""
+def draw_mistakes(evaluated: Evaluated, dataset: Dataset, run: TrainedRun, path: Path) -> int:
+    """A sheet of the images with the largest losses, as the network sees them; returns how many there are.
+
+    Under each is where a MobileNet saw what it took it for.
+    """
     rows, columns = SHEET
     worst = worst_mistakes(evaluated, rows * columns)
     if len(worst) == 0:
         return 0
     rows = -(-len(worst) // columns)
-    with figure(path, 2.2 * columns, 2.6 * rows, constrained=False) as made:
+    inputs, images = as_seen(dataset, run.preprocessing, worst)
+    shown = [images]
+    if isinstance(run.model, MobileNet):
+        device = next(run.model.parameters()).device
+        guesses = evaluated.predicted[worst].to(device)
+        shown.append(overlaid(images, heat_maps(run.model, inputs.to(device), guesses).cpu()))
+    height = 0.27 + 1.03 * len(shown)
+    with figure(path, 2.2 * columns, 2 * height * rows, constrained=False) as made:
         axes = made.add_axes((0, 0, 1, 1))  # one for all, which draws ten times faster than one each
-        axes.set(xlim=(0, 1.1 * columns), ylim=(1.3 * rows, 0))
+        axes.set(xlim=(0, 1.1 * columns), ylim=(height * rows, 0))
         axes.axis("off")
-        for place, (image, index) in enumerate(zip(as_seen(dataset, preprocessing, worst), worst, strict=True)):
-            left, top = 1.1 * (place % columns) + 0.05, 1.3 * (place // columns) + 0.25
-            axes.imshow(image.permute(1, 2, 0).numpy(), extent=(left, left + 1, top + 1, top), aspect="auto")
-            axes.text(left, top - 0.02, caption(evaluated, int(index), class_names), fontsize=8, va="bottom")
+        for place, index in enumerate(worst):
+            left, top = 1.1 * (place % columns) + 0.05, height * (place // columns) + 0.25
+            axes.text(left, top - 0.02, caption(evaluated, int(index), run.class_names), fontsize=8, va="bottom")
+            for number, sheet in enumerate(shown):
+                edges = (left, left + 1, top + 1.03 * number + 1, top + 1.03 * number)
+                axes.imshow(sheet[place].permute(1, 2, 0).numpy(), extent=edges, aspect="auto")
     return len(worst)
+
+
+def draw_heat_map(image: Tensor, heat: Tensor, title: str, path: Path) -> None:
+    """An image (3, H, W) from 0 to 1, and beside it the same with its heat map (H, W) over it."""
+    both = torch.cat([image, overlaid(image[None], heat[None])[0]], dim=2)
+    with figure(path, 8, 4.4) as made:
+        axes = made.subplots()
+        axes.imshow(both.permute(1, 2, 0).numpy())
+        axes.set_title(printable(title))
+        axes.axis("off")
+
+
+def overlaid(images: Tensor, heat: Tensor) -> Tensor:
+    """(N, 3, H, W) from 0 to 1 in grey, and over them (N, H, W) from 0 to 1 in colours: (N, 3, H, W)."""
+    from matplotlib import colormaps
+
+    colours = torch.from_numpy(colormaps["jet"](heat.numpy())[..., :3]).float().permute(0, 3, 1, 2)
+    return (0.5 * images.mean(1, keepdim=True) + 0.5 * colours).clamp(0, 1)
 
 
 def caption(evaluated: Evaluated, index: int, class_names: Sequence[str]) -> str:
@@ -83,12 +114,12 @@ def caption(evaluated: Evaluated, index: int, class_names: Sequence[str]) -> str
     return f"{index}: {true}\ntaken for {predicted} ({probability:.0%})"
 
 
-def as_seen(dataset: Dataset, preprocessing: Preprocessing, index: Tensor) -> Tensor:
-    """Test images (N, 3, R, R), 0..1, after the preprocessing."""
+def as_seen(dataset: Dataset, preprocessing: Preprocessing, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Test images after the preprocessing: the network's inputs (N, 3, R, R), and the same from 0 to 1."""
     chosen = dataset.test.take(index.to(dataset.test.labels.device))
     batches = EvalBatches(chosen, preprocessing, len(index), torch.contiguous_format)
     inputs, _ = next(iter(batches))
-    return batches.prepare.undo(inputs).cpu()
+    return inputs, batches.prepare.undo(inputs).cpu()
 
 
 def draw_resolutions(points: Sequence[ResolutionPoint], own: int, path: Path) -> None:

@@ -13,6 +13,7 @@ from mobilenet_train.data.batches import Preprocessor
 from mobilenet_train.data.decode import decode, fill
 from mobilenet_train.data.listing import BadImageError
 from mobilenet_train.errors import RunError
+from mobilenet_train.inference.heat_maps import heat_maps
 from mobilenet_train.inference.loading import TrainedRun, Weights, load_run
 from mobilenet_train.inference.prediction import ImageLike, Prediction, Ranked, pixels_of, predictions
 from mobilenet_train.models import MobileNet, folded
@@ -62,6 +63,17 @@ class Classifier:
         if not isinstance(self.model, MobileNet):
             raise RunError(f"only MobileNets have feature maps; this is a {type(self.model).__name__}")
         return feature_maps(self.model, x, strides)
+
+    def heat_map(self, image: ImageLike, label: str) -> tuple[Tensor, Tensor]:
+        """An image as the network sees it (3, R, R), and where it saw the class `label` (R, R); both from 0 to 1.
+
+        See `heat_maps`. Raises RunError for an image that cannot be read, and for a network that is not a MobileNet.
+        """
+        if not isinstance(self.model, MobileNet):
+            raise RunError(f"only MobileNets have heat maps; this is a {type(self.model).__name__}")
+        inputs = self.preprocess(image)
+        heat = heat_maps(self.model, inputs, torch.tensor([self.class_names.index(label)], device=self.device))
+        return self._prepare.undo(inputs)[0].cpu(), heat[0].cpu()
 
     @torch.inference_mode()
     def _rank(self, pixels: np.ndarray[Any, Any], top: int) -> list[Ranked]:

@@ -140,7 +140,7 @@ def test_a_file_that_is_not_ours_or_torn_is_refused_by_name(
     with pytest.raises(RunError, match=r"foreign\.onnx does not name labels and preprocessing"):
         load_onnx(foreign)
     assert tool("mnet-predict", files["onnx"], images[0], "--weights", "ema") == 2
-    assert "--weights ema are for runs" in capsys.readouterr().err
+    assert "--weights ema and --heatmap are for runs" in capsys.readouterr().err
 
 
 def test_pillow_scales_as_torch_does_to_2_of_255() -> None:
