@@ -95,9 +95,10 @@ def _continued(given: str, folder: Path, typed: DictConfig, keys: Collection[str
 def factories(config: TrainConfig) -> dict[str, str]:
     """The user's own functions that a run calls, by key."""
     parts = {"model.factory": config.model, "dataset.factory": config.dataset}
-    return {
+    custom = {
         key: part.factory for key, part in parts.items() if isinstance(part, CustomModelConfig | CustomDatasetConfig)
     }
+    return custom | ({"tracker": config.tracker} if config.tracker is not None else {})
 
 
 def _refuse_unnamed_factory(config: TrainConfig, typed: DictConfig, folder: Path) -> None:

@@ -77,6 +77,7 @@ INTRODUCED: dict[str, Introduced] = {
     "preview": Introduced("0.1.0", False),
     "resume_from": Introduced("0.2.0", "last"),
     "progressive.start": Introduced("0.1.0", None),
+    "tracker": Introduced("0.2.0", None),
 }
 
 

@@ -84,6 +84,11 @@ def _pixels(data: bytes, size: int) -> np.ndarray:
     if image.format == "PNG":
         Image.open(io.BytesIO(data)).verify()  # checksums, which loading leaves out: damage would become noise
     image.draft("", (2 * size, 2 * size))  # large JPEGs are decoded at 1/2, 1/4 or 1/8, which is far faster
+    return upright(image)
+
+
+def upright(image: Image.Image) -> np.ndarray:
+    """What `decode` makes of an open image before it is scaled: uint8 (H, W, 3)."""
     if _orientation(image) in range(2, 9):
         image = ImageOps.exif_transpose(image)
     return _rgb(image)

@@ -1,7 +1,7 @@
 """A run folder or checkpoint file -> the trained network, its classes and its preprocessing. Runs no code from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.inference.run_path import trained_path
 from mobilenet_train.models.build import build_model
 from mobilenet_train.results import EpochResult
+from mobilenet_train.runtime import Runtime, set_up
 from mobilenet_train.training.state import result_from_dict
 
 Weights = Literal["raw", "ema"]
@@ -80,6 +81,19 @@ def load_run(source: str | Path, weights: Weights = "raw", *, trust_factory: boo
         return _load_folder(path, weights, trust_factory)
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     return _rebuild(checkpoint.load(path), path, folder, weights, trust_factory, warning=None)
+
+
+def runtime_like(config: TrainConfig, device: str, threads: int | None) -> Runtime:
+    """A run's precision and layout on a device; a reduced precision that it lacks becomes the one it would choose.
+
+    Raises RunError if the device does not exist.
+    """
+    custom = isinstance(config.model, CustomModelConfig)
+    asked = replace(config.device, name=device, threads=threads, sync_batch_norm=False)
+    try:
+        return set_up(asked, custom=custom)
+    except ConfigError:
+        return set_up(replace(asked, precision="auto"), custom=custom)
 
 
 def _load_folder(folder: Path, weights: Weights, trust_factory: bool) -> TrainedRun:

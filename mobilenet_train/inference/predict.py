@@ -31,13 +31,19 @@ class Classifier:
         self._prepare = Preprocessor(run.preprocessing, device, layout)
         self._stored = run.preprocessing.stored
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:3]) + (", ..." if len(self.class_names) > 3 else "")
+        network, side = self.run.config.model.name, self.run.preprocessing.resolution
+        return f"Classifier({network} at {side}x{side}, {len(self.class_names)} classes: {names}; {self.run.folder})"
+
     def __call__(self, x: Tensor) -> Tensor:
         """Network inputs, as `preprocess` makes them, to logits (N, classes)."""
         return self.model(x)
 
     def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 64) -> list[Prediction]:
-        """The `top` likeliest classes of one image or several: file names, or arrays (H, W, 3) or (H, W) of uint8.
+        """The `top` likeliest classes of one image or several.
 
+        An image is a file name, an image of PIL, or a uint8 array (H, W, 3) or (H, W).
         Raises RunError naming an image that cannot be read.
         """
         found = list(self.stream(_as_list(images), top, batch_size))
@@ -99,4 +105,4 @@ def load(
 
 
 def _as_list(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
-    return [images] if isinstance(images, str | Path | np.ndarray) else images
+    return [images] if isinstance(images, ImageLike) else images

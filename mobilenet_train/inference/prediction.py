@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from mobilenet_train.data.decode import upright
 from mobilenet_train.data.listing import SUFFIXES, BadImageError
 from mobilenet_train.disk import expanded, regular
 from mobilenet_train.errors import RunError
@@ -18,7 +20,7 @@ from mobilenet_train.errors import RunError
 STDIN = "-"
 MISSING = "does not exist"
 
-ImageLike = str | Path | np.ndarray[Any, Any]  # an image file, or uint8 (H, W, 3) or (H, W)
+ImageLike = str | Path | np.ndarray | Image.Image  # an image file, uint8 (H, W, 3) or (H, W), or an image of PIL
 Ranked = tuple[tuple[str, float], ...]  # (class name, probability from 0 to 1), the likeliest first
 
 
@@ -67,7 +69,9 @@ def predictions(
 def pixels_of(
     image: ImageLike, decode: Callable[[bytes], np.ndarray], fill: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """An image as training would have stored it: a file by `decode`, an array by `fill`. Raises BadImageError."""
+    """An image as training would have stored it: a file by `decode`, pixels by `fill`. Raises BadImageError."""
+    if isinstance(image, Image.Image):
+        image = upright(image)
     return fill(_array(image)) if isinstance(image, np.ndarray) else decode(_read(Path(image)))
 
 

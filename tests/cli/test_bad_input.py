@@ -248,6 +248,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "device.deterministic", 2, "true or false"),
     ("device.deterministic=true", "device.compile", "default", "null with device.deterministic=true"),
     ("", "tensorboard", 2, "true or false"),
+    ("", "tracker", "notes", "null or package.module:function"),
     ("", "dry_run", 2, "true or false"),
     ("", "trust_factory", 2, "true or false"),
     ("", "preview", 2, "true or false"),

@@ -293,7 +293,7 @@ augment balance batch_size budget checkpoint.every_minutes dataset device dry_ru
 epochs eval.batch_size eval.resolution experiment label_smoothing log_every max_steps max_updates model
 on_failure optim outputs preview progressive.full_from
 progressive.start recover.attempts recover.factor resume resume_from resume_schedule run_dir
-seed slots sweep tensorboard trust_factory
+seed slots sweep tensorboard tracker trust_factory
 augment.brightness augment.contrast augment.crop_padding augment.cutmix augment.cutout augment.erasing augment.flip
 augment.magnitude augment.mixup augment.name augment.operations augment.resized_crop augment.saturation
 dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.crop_ratio dataset.download
