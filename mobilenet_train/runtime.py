@@ -85,7 +85,8 @@ def make_deterministic(wanted: bool) -> None:
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # never read here
-    torch.use_deterministic_algorithms(wanted)
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)  # which imports torch's compiler
 
 
 def keep_freed_memory() -> None:

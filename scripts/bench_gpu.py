@@ -5,9 +5,10 @@
 Needs timm (the `test` extra). Every case trains the same network from scratch on noise of 32x32 that lies on the
 device, with the same strides dropped, and takes turns with the others of its network and batch size. `trainer` is the
 loop of `mnet-train`, with augmentation and metrics (`muon`: with optim=muon); `step` is its update alone, on one batch
-that never changes. `timm` is the training of its benchmark.py with --channels-last --amp, `torchvision` that of its
-references' script, which reads loss and accuracy at every step, in channels-last with AMP. Compilation is outside the
-clock. The GPU is busy for the time of its kernels in a profile of further steps.
+that never changes. `graph` replays updates (device.cuda_graph), the others launch them. `timm` is the training of its
+benchmark.py with --channels-last --amp, `torchvision` that of its references' script, which reads loss and accuracy at
+every step, in channels-last with AMP. Compilation is outside the clock. The GPU is busy for the time of its kernels in
+a profile of further steps; memory is what torch's allocator took from the GPU.
 """
 
 import argparse
@@ -37,8 +38,11 @@ WARM_UP_STEPS = 5
 PROFILED_STEPS = 10
 SIDE = 32
 PEERS = ("timm", "torchvision")
-MODES = ("eager", "default", "reduce-overhead")
-CASES = tuple(f"{tool}:{mode}" for tool in ("trainer", "muon", "step", "timm", "torchvision") for mode in MODES)
+MODES = ("eager", "default", "reduce-overhead")  # the last two are torch.compile's
+CASES = (
+    *(f"{tool}:{mode}" for tool in ("trainer", "muon", "step") for mode in (*MODES, "graph")),
+    *(f"{tool}:{mode}" for tool in PEERS for mode in MODES),
+)
 
 Steps = Callable[[int], None]  # makes so many
 
@@ -50,17 +54,15 @@ class Case:
         tool, _, mode = name.partition(":")
         self.name, self.batch_size = name, batch_size
         self.rates: list[float] = []
-        began, before = time.perf_counter(), memory()
+        torch.cuda.empty_cache()
+        began, before = time.perf_counter(), torch.cuda.memory_reserved()
         if tool in PEERS:
             self.runtime, self.make = peer(tool, network, batch_size, mode, device)
         else:
             self.runtime, self.make = ours(tool, network, batch_size, mode, device, images)
         self.seconds(WARM_UP_STEPS)
         self.ready_seconds = time.perf_counter() - began
-        if self.runtime.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        self.seconds(WARM_UP_STEPS)
-        self.peak_mb = (memory(peak=True) - before) / 2**20
+        self.memory_mb = (torch.cuda.memory_reserved() - before) / 2**20
 
     def seconds(self, steps: int) -> float:
         """Makes `steps`; how long they took."""
@@ -82,11 +84,6 @@ class Case:
         return 100 * sum(event.self_device_time_total for event in kernels) / 1e6 / seconds
 
 
-def memory(peak: bool = False) -> int:
-    """Bytes of the GPU that tensors take now, or took at most. 0 without CUDA."""
-    return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-
-
 def ours(tool: str, network: str, batch_size: int, mode: str, device: str, images: int) -> tuple[Runtime, Steps]:
     """The trainer's own epochs of `images`, or its update on one batch."""
     parts = build_run(
@@ -101,11 +98,12 @@ def ours(tool: str, network: str, batch_size: int, mode: str, device: str, image
             f"batch_size={batch_size}",
             f"optim={'muon' if tool == 'muon' else 'sgd'}",
             f"device={device}",
-            f"device.compile={'null' if mode == 'eager' else mode}",
+            f"device.compile={'null' if mode in ('eager', 'graph') else mode}",
+            f"device.cuda_graph={mode == 'graph'}",
         )
     )
     state, train, plan = parts.state, parts.batches.train, parts.plan
-    if mode != "eager":
+    if parts.config.device.compile is not None:
         warm_up(state, parts.batches, plan)
     batch = next(train.epoch(0))
 
@@ -178,7 +176,7 @@ def rows(cases: list[Case], network: str) -> list[dict[str, Any]]:
             "highest": max(case.rates),
             "ms a step": 1000 * case.batch_size / statistics.median(case.rates),
             "GPU busy %": case.busy_percent() if case.runtime.device.type == "cuda" else float("nan"),
-            "peak MB": case.peak_mb,
+            "memory MB": case.memory_mb,
             "s until ready": case.ready_seconds,
         }
         for case in cases

@@ -65,6 +65,7 @@ INTRODUCED: dict[str, Introduced] = {
     "budget": Introduced("0.1.0", None),
     "dataset.crop_ratio": Introduced("0.1.0", lambda values: 0.875 if "cache" in values.dataset else 1.0),
     "device.compile": Introduced("0.1.0", None),
+    "device.cuda_graph": Introduced("0.2.0", True),
     "device.deterministic": Introduced("0.2.0", False),
     "device.sync_batch_norm": Introduced("0.1.0", False),
     "eval.resolution": Introduced("0.1.0", None),

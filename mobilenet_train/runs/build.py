@@ -20,6 +20,7 @@ from mobilenet_train.runs.leak import refuse_known_test_images
 from mobilenet_train.runtime import Runtime, environment, set_up
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.evaluation import Evaluator
+from mobilenet_train.training.graphs import UpdateGraphs
 from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.schedule import Plan, make_plan
 from mobilenet_train.training.state import TrainState, new_sums
@@ -103,8 +104,24 @@ def build_run(
         replica=replicate(model, ranks, runtime.device),
         evaluator=Evaluator(model, config.device.compile),
     )
+    if updates_alone(config, runtime):
+        state.graphs = UpdateGraphs(state.optimizer, config.device.cuda_graph)
     return RunParts(
         dataset, make_batches(config, dataset, runtime.memory_format, runtime.ranks), plan, state, cost, origin
+    )
+
+
+def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
+    """Whether a GPU can make a whole update without the CPU: a scaler, other ranks, a second batch and networks of
+    one's own may need it.
+    """
+    return (
+        runtime.device.type == "cuda"
+        and runtime.ranks.size == 1
+        and runtime.autocast is not torch.float16
+        and isinstance(config.model, NetworkConfig)
+        and config.optim.accumulate == 1
+        and config.device.compile is None  # which records graphs of its own with reduce-overhead
     )
 
 

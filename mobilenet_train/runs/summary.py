@@ -75,7 +75,7 @@ def summarise(parts: RunParts, folder: Path, status: str, wall_seconds: float, r
         "images_per_second": statistics.median(r.images_per_second for r in state.history) if last else None,
         "training_seconds": round(seconds, 3),
         "wall_seconds_this_process": round(wall_seconds, 3),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else resident,
+        "peak_memory_bytes": torch.cuda.max_memory_reserved() if cuda else resident,
         "memory_kind": "CUDA allocator" if cuda else "resident set",
         "environment": parts.environment,
         "versions": {

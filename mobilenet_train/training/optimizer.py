@@ -124,7 +124,8 @@ class Muon(SGD):
         products: torch.dtype | None,
     ) -> None:
         groups = [group | {"momentum": momentum if group["matrices"] else sgd_momentum} for group in groups]
-        super().__init__(groups, lr=lr, momentum=sgd_momentum, nesterov=True, foreach=True)
+        on_gpu = groups[0]["params"][0].is_cuda  # elsewhere the fused loop ends in other last bits
+        super().__init__(groups, lr=lr, momentum=sgd_momentum, nesterov=True, foreach=not on_gpu, fused=on_gpu)
         self.products = products
 
     def __getstate__(self) -> dict[str, Any]:
@@ -143,7 +144,9 @@ class Muon(SGD):
                 kernel.grad = None  # so that SGD leaves it alone
         super().step()
 
-    def _turn(self, kernels: list[Tensor], gradients: list[Tensor], learning_rate: float, momentum: float) -> None:
+    def _turn(
+        self, kernels: list[Tensor], gradients: list[Tensor], learning_rate: float | Tensor, momentum: float
+    ) -> None:
         for kernel in kernels:
             if not self.state[kernel]:
                 self.state[kernel]["velocity"] = torch.zeros_like(kernel)
@@ -156,7 +159,10 @@ class Muon(SGD):
         directions = [direction.view_as(kernel) for direction, kernel in zip(turned, kernels, strict=True)]
         for tensors in (kernels, directions):
             foreach.mul_(tensors, foreach.div(lengths, foreach.norm(tensors)))
-        foreach.sub_(kernels, directions, alpha=learning_rate)
+        if isinstance(learning_rate, Tensor):  # on the device, for a CUDA graph
+            foreach.sub_(kernels, foreach.mul(directions, learning_rate))
+        else:
+            foreach.sub_(kernels, directions, alpha=learning_rate)
 
 
 def orthogonalised(matrices: Sequence[Tensor], products: torch.dtype) -> list[Tensor]:
@@ -224,7 +230,10 @@ class TFRMSprop(Eager):
             roots = foreach.add(squares, group["eps"])
             foreach.sqrt_(roots)
             foreach.mul_(velocities, group["momentum"])
-            foreach.addcdiv_(velocities, gradients, roots, value=group["lr"])
+            if isinstance(group["lr"], Tensor):
+                foreach.add_(velocities, foreach.mul(foreach.div(gradients, roots), group["lr"]))
+            else:
+                foreach.addcdiv_(velocities, gradients, roots, value=group["lr"])
             foreach.sub_(params, velocities)
 
     def _moments(self, group: int, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

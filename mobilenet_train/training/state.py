@@ -13,6 +13,7 @@ from mobilenet_train.results import EpochResult, Score
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.evaluation import EAGER, Evaluator
+from mobilenet_train.training.graphs import UpdateGraphs
 
 COUNTERS = ("step", "epoch", "batch", "recoveries", "elapsed")
 
@@ -59,6 +60,7 @@ class TrainState:
     updates: int  # planned for the whole run; a budget plans again during the run
     replica: nn.Module | None = None  # the model as several ranks train it, exchanging gradients
     evaluator: Evaluator = EAGER
+    graphs: UpdateGraphs | None = None  # where a GPU makes updates alone
     step: int = 0
     epoch: int = 0
     batch: int = 0
@@ -88,6 +90,8 @@ class TrainState:
         if self.ema:
             self.ema.model.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        if self.graphs:
+            self.graphs.clear()
         self.scaler.load_state_dict(saved["scaler"])
         for name in COUNTERS:
             setattr(self, name, saved["progress"][name])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilenet_train.data.batches import Batch
 from mobilenet_train.distributed import exchange, share_update
 from mobilenet_train.seeding import STEP, key
 from mobilenet_train.training.optimizer import penalised_weights
@@ -15,21 +16,42 @@ from mobilenet_train.training.state import TrainState
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # the values of device.compile that use them
 
 
-def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], plan: Plan) -> None:
+def train_update(state: TrainState, batches: Sequence[Batch], plan: Plan) -> None:
     """Moves the weights once, by the mean gradient over all images of `batches`. Never waits for the device.
 
     With several ranks, `batches` are this one's rows of the global batches.
     """
-    config, runtime, ranks = plan.config, plan.runtime, plan.runtime.ranks
-    network = state.replica or state.model
+    config, ranks = plan.config, plan.runtime.ranks
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate_of(state, plan, state.step) * group.get("rate_share", 1.0)
+    seed_dropout(state, config.seed, 0)
+    if state.graphs:
+        measured = state.graphs.run(lambda batch: move_weights(state, [batch], plan), *batches)
+    else:
+        measured = move_weights(state, batches, plan)
+    share = len(batches[-1][1]) / config.batch_size
+    for loss, right in share_update(ranks, measured, state.model, share).view(-1, 2):
+        record(state, config.batch_size, loss, right)
+    state.step += 1
+    state.batch += len(batches)
+    if state.ema:
+        state.ema.update(state.step)
+
+
+def move_weights(state: TrainState, batches: Sequence[Batch], plan: Plan) -> Tensor:
+    """The device's part of an update: gradients, then the optimiser. Returns what `measure` says of each batch.
+
+    Dropout has been seeded for the first of `batches`.
+    """
+    config, runtime, ranks = plan.config, plan.runtime, plan.runtime.ranks
+    network = state.replica or state.model
     own_gradients = len(batches) > 1 and config.device.compile in CUDA_GRAPHS
     if own_gradients:
         make_gradients(state.model)
     measured = []
     for number, (images, labels) in enumerate(batches):
-        torch.manual_seed(key(config.seed, STEP, state.step, number))  # dropout
+        if number > 0:
+            seed_dropout(state, config.seed, number)
         share = len(labels) / config.batch_size  # of the global batch
         with exchange(network, now=number == len(batches) - 1):
             with runtime.casting():
@@ -45,12 +67,12 @@ def train_update(state: TrainState, batches: Sequence[tuple[Tensor, Tensor]], pl
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=not own_gradients)
-    for loss, right in share_update(ranks, torch.cat(measured), state.model, share).view(-1, 2):
-        record(state, config.batch_size, loss, right)
-    state.step += 1
-    state.batch += len(batches)
-    if state.ema:
-        state.ema.update(state.step)
+    return torch.cat(measured)
+
+
+def seed_dropout(state: TrainState, seed: int, number: int) -> None:
+    """For batch `number` of the next update."""
+    torch.manual_seed(key(seed, STEP, state.step, number))
 
 
 def make_gradients(model: nn.Module) -> None:

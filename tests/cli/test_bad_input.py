@@ -244,6 +244,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "optim.decay_norm_and_bias", 7, "true or false"),
     ("", "optim.decay_depthwise", 7, "true or false"),
     ("", "device.channels_last", 2, "true or false"),
+    ("", "device.cuda_graph", 2, "true or false"),
     ("", "device.sync_batch_norm", -2, "true or false"),
     ("", "device.deterministic", 2, "true or false"),
     ("device.deterministic=true", "device.compile", "default", "null with device.deterministic=true"),

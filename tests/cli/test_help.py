@@ -300,8 +300,8 @@ dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes
 dataset.factory dataset.fraction dataset.max_per_class dataset.mean dataset.name dataset.on_bad_image
 dataset.resolution dataset.root dataset.std dataset.store_size dataset.test dataset.test_fraction dataset.train
 dataset.split_seed dataset.val_fraction dataset.workers
-device.channels_last device.compile device.deterministic device.name device.precision device.sync_batch_norm
-device.threads
+device.channels_last device.compile device.cuda_graph device.deterministic device.name device.precision
+device.sync_batch_norm device.threads
 model.activation model.args model.depth_multiplier model.dropout model.factory model.freeze model.name model.norm_eps
 model.norm_momentum model.padding model.separable model.squeeze_excite model.stride_plan model.weights
 model.wide_head model.width_mult

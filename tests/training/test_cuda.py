@@ -1,6 +1,7 @@
 """The same training on a GPU: precision, compilation and memory. Skipped where there is none."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ import torch
 from rich.console import Console
 
 from mobilenet_train import checkpoint
+from mobilenet_train.results import EpochResult
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.build import build_run
 from mobilenet_train.runs.session import train
 from mobilenet_train.runtime import make_deterministic
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.training.fit import fit
+from mobilenet_train.training.graphs import WARM_UPS
 from mobilenet_train.training.step import train_update
 from tests.conftest import TINY, configure
 
@@ -42,10 +45,13 @@ def test_the_first_losses_are_those_of_the_cpu(precision: str, mode: str) -> Non
 
 @pytest.mark.parametrize("augment", ["none", "basic", "standard", "strong", "strong augment.operations=randaugment"])
 @pytest.mark.parametrize("optim", ["sgd", "muon", "rmsprop", "adam", "adamw"])
-def test_a_step_never_waits_for_the_gpu(augment: str, optim: str) -> None:
-    parts = build_run(configure(*TINY, "device=cuda", f"optim={optim}", *f"augment={augment}".split(), "ema.decay=0.9"))
+@pytest.mark.parametrize("cuda_graph", ["true", "false"])
+def test_a_step_never_waits_for_the_gpu(augment: str, optim: str, cuda_graph: str) -> None:
+    options = (f"device.cuda_graph={cuda_graph}", f"optim={optim}", *f"augment={augment}".split(), "ema.decay=0.9")
+    parts = build_run(configure(*TINY, "device=cuda", *options))
     batches = parts.batches.train.epoch(0)
-    train_update(parts.state, [next(batches)], parts.plan)  # cuDNN's search
+    for _ in range(WARM_UPS + 1):  # cuDNN's search, and the recording of a graph
+        train_update(parts.state, [next(batches)], parts.plan)
     torch.cuda.set_sync_debug_mode("error")
     try:
         train_update(parts.state, [next(batches)], parts.plan)
@@ -75,6 +81,32 @@ def test_deterministic_runs_are_bit_identical(optim: str) -> None:
             list(fit(parts.state, parts.batches, parts.plan, save=lambda: None))
             ends.append(checkpoint.digest(parts.state.state_dict()["model"]))
         assert ends[0] == ends[1]
+    finally:
+        make_deterministic(False)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "muon", "rmsprop", "adam", "adamw"])
+def test_replayed_updates_are_the_launched_ones(optim: str) -> None:
+    """To the bit, over two resolutions, with dropout and a running average, and in a run that was resumed."""
+    options = (*TINY, "device=cuda", "device.deterministic=true", f"optim={optim}", "optim.clip_norm=1", "epochs=3")
+    more = ("progressive.start=16", "ema.decay=0.9", "augment=strong")
+    try:
+        ends = []
+        for kind in ("launched", "replayed", "resumed"):
+            parts = build_run(configure(*options, *more, f"device.cuda_graph={kind != 'launched'}"))
+            results = fit(parts.state, parts.batches, parts.plan, save=lambda: None)
+            if kind == "resumed":
+                next(event for event in results if isinstance(event, EpochResult))
+                saved = deepcopy(parts.state.state_dict())
+                parts = build_run(configure(*options, *more))
+                parts.state.load_state_dict(saved)
+                results = fit(parts.state, parts.batches, parts.plan, save=lambda: None)
+            assert list(results)
+            assert parts.state.graphs is not None
+            assert bool(parts.state.graphs._recorded) == (kind != "launched")
+            state = parts.state.state_dict()
+            ends.append([checkpoint.digest(state[part]) for part in ("model", "ema", "optimizer")])
+        assert ends[0] == ends[1] == ends[2]
     finally:
         make_deterministic(False)
 

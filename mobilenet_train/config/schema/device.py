@@ -22,6 +22,10 @@ class DeviceConfig(Section):
         null=NULL,
         free=True,
     )
+    cuda_graph: bool = flag(
+        "record an update once and replay it (CUDA), which spares the CPU; false: launch its operations one by one",
+        free=True,
+    )
     sync_batch_norm: bool = flag(
         "batch-norm over the global batch of all ranks (CUDA); false: over each rank's share", free=True
     )
