@@ -42,7 +42,8 @@ def set_back() -> Iterator[StopSignals]:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic, warn_only=warns)  # which imports torch's compiler
         for place, name, value in settings:
             setattr(place, name, value)
         sys.path[:] = path

@@ -87,7 +87,7 @@ def test_a_run_of_ones_own_parts_is_resumed_evaluated_and_used(tmp_path: Path, m
     assert isinstance(figure, Figure)
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
     assert repr(longer).startswith(f"Run('{run.path}': finished, 4 epochs, test top-1 ")
-    with pytest.raises(UserError, match=r"model\.factory=python:model was handed over in Python"):
+    with pytest.raises(UserError, match=r"dataset\.factory=python:dataset was handed over in Python"):
         train(resume=run.path, trust_factory=True, epochs=5)
 
 
