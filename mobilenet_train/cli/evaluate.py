@@ -177,6 +177,8 @@ def score_values(evaluated: "Evaluated") -> dict[str, Any]:
         "flip": evaluated.flip,
         **asdict(evaluated.score),
         "right": evaluated.right,
+        "kappa": evaluated.kappa,
+        "average_accuracy": evaluated.average_accuracy,
         "calibration_error": evaluated.calibration_error,
     }
 
@@ -205,13 +207,16 @@ def score_table(found: Found) -> "Table":
     run = found.run
     title = f"{run.config.model.name} on {run.config.dataset.name}, {len(found.dataset.test):,} test images"
     top5 = found.evaluated[0].score.top5 is not None  # measured above ten classes
-    table = new_table(title, ("weights",), ("top-1 %", *(["top-5 %"] if top5 else []), "loss", "calibration error"))
+    numbers = ("top-1 %", *(["top-5 %"] if top5 else []), "kappa %", "class mean %", "loss", "calibration error")
+    table = new_table(title, ("weights",), numbers)
     for evaluated in found.evaluated:
         score = evaluated.score
         table.add_row(
             f"{evaluated.weights}, flip TTA" if evaluated.flip else evaluated.weights,
             f"{score.top1:.2f}",
             *([f"{score.top5:.2f}"] if top5 else []),
+            f"{evaluated.kappa:.2f}",
+            f"{evaluated.average_accuracy:.2f}",
             f"{score.loss:.4f}",
             f"{evaluated.calibration_error:.2f} points",
         )

@@ -18,7 +18,7 @@ from mobilenet_train.errors import ConfigError
 
 BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")  # as OmegaConf and YAML take them
 HYDRAS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.verbose")
-PARTS = ("experiment", "recipe")  # choices that bring values for keys of all groups
+PARTS = ("experiment", "recipe", "variant")  # choices that bring values for keys of all groups
 UNREADABLE = (HydraException, ValueError, RecursionError)  # the last two: a number or a nesting without end
 OURS = {
     "hydra/sweeper": "hydra/launcher=local needs hydra/sweeper=grid",

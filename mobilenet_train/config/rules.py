@@ -16,11 +16,14 @@ from mobilenet_train.config.schema import (
     ImageFilesConfig,
     NetworkConfig,
     SgdConfig,
+    TorchvisionConfig,
     TrainConfig,
     V1Config,
+    reads_files,
 )
 from mobilenet_train.errors import ConfigError
 
+CACHED = ("store_size", "cache", "cache_dir", "workers", "on_bad_image")  # of image files alone
 Conflict = tuple[str, Any, bool, str]  # key, its value, whether that goes with the others, what is allowed
 
 
@@ -73,7 +76,7 @@ def _conflicts(c: TrainConfig) -> Iterator[Conflict]:
     yield "augment.crop_padding", c.augment.crop_padding, once, "augment.resized_crop cuts already; give one of the two"
     exact = c.device.compile is None or not c.device.deterministic
     yield "device.compile", c.device.compile, exact, "null with device.deterministic=true: it chooses code by its speed"
-    if isinstance(d, ImageFilesConfig):
+    if isinstance(d, ImageFilesConfig) and reads_files(d):
         larger = f"null or pixels, from dataset.resolution={d.resolution} to 4096"
         yield "dataset.store_size", d.store_size, d.store_size is None or d.store_size >= d.resolution, larger
     if isinstance(o, SgdConfig):
@@ -81,6 +84,8 @@ def _conflicts(c: TrainConfig) -> Iterator[Conflict]:
     if isinstance(m, V1Config):
         alone = m.separable or m.depth_multiplier == 1
         yield "model.depth_multiplier", m.depth_multiplier, alone, "above 1 only with model.separable=true"
+        gated = m.separable or not m.squeeze_excite
+        yield "model.squeeze_excite", m.squeeze_excite, gated, "true only with model.separable=true"
     if isinstance(m, NetworkConfig):
         published = m.weights != "torchvision" or (m.name != "v1" and m.width_mult == 1)
         only = "torchvision has weights for v2, v3_large and v3_small at width 1 only"
@@ -151,6 +156,9 @@ def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
             f"dataset={data.name}, all of it; it belongs to dataset.fraction, max_per_class and val_fraction",
         ),
     }
+    if isinstance(data, TorchvisionConfig):
+        why = f"dataset.kind={data.kind}, which is no set of image files"
+        used_by |= {f"dataset.{name}": (reads_files(data), why) for name in CACHED}
     for key in typed:
         if key in SWEEP_KEYS:
             raise ConfigError(f"{key} has no effect on a single run; it belongs to a sweep: mnet-train -m")

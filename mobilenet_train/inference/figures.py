@@ -88,7 +88,7 @@ def as_seen(dataset: Dataset, preprocessing: Preprocessing, index: Tensor) -> Te
     chosen = dataset.test.take(index.to(dataset.test.labels.device))
     batches = EvalBatches(chosen, preprocessing, len(index), torch.contiguous_format)
     inputs, _ = next(iter(batches))
-    return batches.prepare.undo(inputs).cpu()
+    return batches.prepare.shown(inputs).cpu()
 
 
 def draw_resolutions(points: Sequence[ResolutionPoint], own: int, path: Path) -> None:

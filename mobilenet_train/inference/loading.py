@@ -114,7 +114,7 @@ def _rebuild(
         class_names = tuple(map(str, saved["class_names"]))
         return TrainedRun(
             folder=folder,
-            model=_network(saved, config, len(class_names), path, weights),
+            model=_network(saved, config, (len(class_names), len(saved["preprocessing"]["mean"])), path, weights),
             weights=weights,
             class_names=class_names,
             preprocessing=_preprocessing(saved["preprocessing"]),
@@ -138,15 +138,18 @@ def _check_trust(config: TrainConfig, path: Path, trust_factory: bool) -> None:
 
 
 def _network(
-    saved: Mapping[str, Any], config: TrainConfig, num_classes: int, path: Path, weights: Weights
+    saved: Mapping[str, Any], config: TrainConfig, sizes: tuple[int, int], path: Path, weights: Weights
 ) -> nn.Module:
-    """The network with the checkpoint's weights. Ours are built without memory, so a false size costs nothing."""
+    """The network of `sizes` (classes, channels) with the checkpoint's weights.
+
+    Ours are built without memory, so a false size costs nothing.
+    """
     values = saved["model" if weights == "raw" else "ema"]
     if values is None:
         raise RunError(f"{path} has no moving average (the run had ema.decay=0): use the raw weights")
     ours = isinstance(config.model, NetworkConfig)
     with torch.random.fork_rng(devices=[]), torch.device("meta" if ours else "cpu"):
-        model = build_model(config, num_classes)
+        model = build_model(config, *sizes)
     model.load_state_dict(values, assign=ours)
     return model.eval().requires_grad_(False)
 

@@ -43,7 +43,7 @@ class Classifier:
     def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 64) -> list[Prediction]:
         """The `top` likeliest classes of one image or several.
 
-        An image is a file name, an image of PIL, or a uint8 array (H, W, 3) or (H, W).
+        An image is a file name, an image of PIL, or an array (H, W, C) or (H, W) as the network was trained with.
         Raises RunError naming an image that cannot be read.
         """
         found = list(self.stream(_as_list(images), top, batch_size))
@@ -84,8 +84,10 @@ class Classifier:
 
     def _pixels(self, image: ImageLike) -> np.ndarray[Any, Any]:
         """An image as training would have stored it. Raises BadImageError."""
-        stored = self._stored
-        return pixels_of(image, lambda data: decode(data, *stored), lambda pixels: fill(pixels, *stored))
+        stored, pre = self._stored, self.run.preprocessing
+        return pixels_of(
+            image, pre.channels, pre.scale, lambda data: decode(data, *stored), lambda pixels: fill(pixels, *stored)
+        )
 
 
 def load(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets  # noqa: F401 (sets variables of the environment itself)
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from matplotlib.figure import Figure

@@ -49,7 +49,11 @@ CASES: list[tuple[str, int, list[str]]] = [
     (
         "dataset=cifar",
         2,
-        ["dataset=cifar", "cifar10, custom, digits, folder, imagenet_subset, webdataset", "did you mean 'cifar10'?"],
+        [
+            "dataset=cifar",
+            "cifar10, custom, digits, folder, imagenet_subset, torchvision, webdataset",
+            "did you mean 'cifar10'?",
+        ],
     ),
     ("optim=sdg", 2, ["optim=sdg", "adam, adamw, muon, rmsprop, sgd", "did you mean 'sgd'?"]),
     ("augment=stronger", 2, ["augment=strong", "basic, none, shift"]),
@@ -237,6 +241,10 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "model.freeze", 0, "none, backbone or how many"),
     ("", "model.freeze", "backbone", "give model.weights too"),
     ("model=v1", "model.separable", 2, "true or false"),
+    ("dataset=torchvision dataset.kind=MNIST", "dataset.kind", "Cifar100", "one of CIFAR100, EMNIST"),
+    ("", "model.in_channels", 0, "null or a whole number from 1 to 1024"),
+    ("model=v3_small", "model.kernel", 4, "paper, 3 or 5"),
+    ("model=v1 model.separable=false", "model.squeeze_excite", True, "true only with model.separable=true"),
     ("", "model.squeeze_excite", -1, "true or false"),
     ("", "model.wide_head", 2, "true or false"),
     ("", "dataset.download", 3, "true or false"),

@@ -14,7 +14,9 @@ from mobilenet_train.config.schema.dataset import (
     DigitsConfig,
     FolderConfig,
     ImageFilesConfig,
+    TorchvisionConfig,
     WebDatasetConfig,
+    reads_files,
 )
 from mobilenet_train.config.schema.device import DeviceConfig
 from mobilenet_train.config.schema.model import (
@@ -49,6 +51,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "folder": FolderConfig,
         "imagenet_subset": FolderConfig,
         "webdataset": WebDatasetConfig,
+        "torchvision": TorchvisionConfig,
         "custom": CustomDatasetConfig,
     },
     "augment": dict.fromkeys(("none", "basic", "shift", "standard", "strong"), AugmentConfig),
