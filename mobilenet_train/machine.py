@@ -7,9 +7,13 @@ import platform
 import shutil
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
+SPINS, SPINS_BESIDE_OTHERS = "5000", "1000"  # of a thread that waits; see scripts/bench_busy.py
+LOAD = Path("/proc/loadavg")
+LOOKS = 4  # a process that runs for a moment only is not busy
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SHARED_MEMORY = Path("/dev/shm")  # what torch's processes hand each other tensors in
 
@@ -17,6 +21,23 @@ SHARED_MEMORY = Path("/dev/shm")  # what torch's processes hand each other tenso
 def usable_cores() -> int:
     """Cores this process may run on, where the system reports them (Linux), else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores() -> None:
+    """Has threads that wait for each other give up their core soon, sooner where other processes keep cores busy.
+
+    Left to itself, GNU's OpenMP spins for milliseconds, on cores that the threads waited for may need. It asks when
+    torch is loaded, so this comes before; what the user has set stays.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() and LOAD.exists():
+        busy = min(_others() for _ in range(LOOKS)) > 0
+        os.environ["GOMP_SPINCOUNT"] = SPINS_BESIDE_OTHERS if busy else SPINS
+
+
+def _others() -> int:
+    """Threads of other processes that run or could, after a short pause."""
+    time.sleep(0.005)
+    return int(LOAD.read_text().split()[3].partition("/")[0]) - 1
 
 
 def cpu_flags() -> frozenset[str]:

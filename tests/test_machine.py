@@ -1,10 +1,12 @@
-"""The GPUs that a sweep shares out: only those that nvidia-smi can name."""
+"""What the machine says: GPUs that nvidia-smi can name, cores that other processes keep busy."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from mobilenet_train.machine import visible_gpus
+from mobilenet_train import machine
+from mobilenet_train.machine import share_cores, visible_gpus
 
 NO_DRIVER = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
 
@@ -37,3 +39,34 @@ def test_cuda_visible_devices_is_taken_at_its_word(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
     assert visible_gpus() == gpus
+
+
+@pytest.mark.parametrize(
+    ("runnable", "spins"),
+    [([1], machine.SPINS), ([3], machine.SPINS_BESIDE_OTHERS), ([3, 3, 1, 3], machine.SPINS)],
+    ids=["alone", "beside two", "beside some that run for a moment"],
+)
+def test_threads_give_up_their_cores_sooner_where_others_are_busy(
+    runnable: list[int], spins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = tmp_path / "loadavg"
+    looks = iter(runnable * machine.LOOKS)
+    monkeypatch.setattr(machine, "LOAD", load)
+    monkeypatch.setattr(machine.time, "sleep", lambda _: load.write_text(f"0.5 0.5 0.5 {next(looks)}/200 77\n"))
+    load.touch()
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    share_cores()
+    assert os.environ["GOMP_SPINCOUNT"] == spins
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    share_cores()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+def test_what_the_user_says_of_waiting_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    share_cores()
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -10,6 +10,7 @@ from mobilenet_train.cli.guard import guarded
 from mobilenet_train.cli.help import help_text
 from mobilenet_train.config.place import conf_dir
 from mobilenet_train.errors import ConfigError, RunError, UserError
+from mobilenet_train.machine import share_cores
 from mobilenet_train.ranks import ranks_from_environment
 from mobilenet_train.version import __version__
 
@@ -58,6 +59,7 @@ def compose_and_run(tracebacks: bool) -> int:
         from mobilenet_train.runs.start import run_composed
 
         codes.append(1)
+        share_cores()
         words = [word for word in as_typed(HydraConfig.get()) if word not in choices]
         codes[-1] = guarded(lambda: run_composed(composed, words), tracebacks)
         if in_sweep():  # run by an engine that is not ours, perhaps on another machine
