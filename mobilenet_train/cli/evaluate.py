@@ -155,8 +155,9 @@ def evaluate_file(arguments: argparse.Namespace) -> int:
 
 def write_files(found: Found, folder: Path) -> list[str]:
     """Writes report and figures; returns their names. Raises RunError if they cannot be written."""
+    from mobilenet_train.data.indian_pines import Windows
     from mobilenet_train.disk import write_text
-    from mobilenet_train.inference.figures import draw_confusion, draw_mistakes, draw_resolutions
+    from mobilenet_train.inference.figures import draw_confusion, draw_map, draw_mistakes, draw_resolutions
 
     run, raw = found.run, found.evaluated[0]
     write_text(folder / "report.json", json.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")
@@ -164,6 +165,9 @@ def write_files(found: Found, folder: Path) -> list[str]:
     files = ["report.json", "confusion_matrix.png"]
     if draw_mistakes(raw, found.dataset, run.preprocessing, run.class_names, folder / "mistakes.png"):
         files.append("mistakes.png")
+    if isinstance(found.dataset.test.images, Windows):
+        draw_map(raw, found.dataset, folder / "classification_map.png")
+        files.append("classification_map.png")
     if found.points:
         draw_resolutions(found.points, run.preprocessing.resolution, folder / "resolutions.png")
         files.append("resolutions.png")

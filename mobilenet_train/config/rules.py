@@ -10,10 +10,10 @@ from mobilenet_train.config.schema import (
     OPTIONS,
     SCHEMAS,
     SWEEP_KEYS,
-    CustomModelConfig,
     DigitsConfig,
     FolderConfig,
     ImageFilesConfig,
+    IndianPinesConfig,
     NetworkConfig,
     SgdConfig,
     TorchvisionConfig,
@@ -79,6 +79,13 @@ def _conflicts(c: TrainConfig) -> Iterator[Conflict]:
     if isinstance(d, ImageFilesConfig) and reads_files(d):
         larger = f"null or pixels, from dataset.resolution={d.resolution} to 4096"
         yield "dataset.store_size", d.store_size, d.store_size is None or d.store_size >= d.resolution, larger
+    if isinstance(d, IndianPinesConfig):
+        yield (
+            "dataset.resolution",
+            d.resolution,
+            d.resolution % 2 == 1,
+            "an odd number of pixels, for the window's centre",
+        )
     if isinstance(o, SgdConfig):
         yield "optim.nesterov", o.nesterov, not o.nesterov or o.momentum > 0, "Nesterov needs optim.momentum above 0"
     if isinstance(m, V1Config):
@@ -103,10 +110,10 @@ def _check_purpose(config: TrainConfig) -> None:
             f"early_stop.patience={config.early_stop.patience} needs a hold-out split to watch: "
             "add dataset.val_fraction=0.1 (stopping on the test set would choose the result with it)"
         )
-    if config.optim.backbone_lr != 1 and isinstance(config.model, CustomModelConfig):
+    if config.optim.backbone_lr != 1 and not isinstance(config.model, NetworkConfig):
         raise ConfigError(
-            f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model=custom does not say "
-            "which part that is; leave it at 1"
+            f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model={config.model.name} "
+            "does not say which part that is; leave it at 1"
         )
     if config.device.name == "cpu" and config.device.precision == "fp16":
         raise ConfigError(
@@ -152,7 +159,7 @@ def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
             "progressive.start=null; give the resolution at first",
         ),
         "dataset.split_seed": (
-            drawn or isinstance(data, DigitsConfig | FolderConfig),
+            drawn or isinstance(data, DigitsConfig | FolderConfig | IndianPinesConfig),
             f"dataset={data.name}, all of it; it belongs to dataset.fraction, max_per_class and val_fraction",
         ),
     }

@@ -32,8 +32,8 @@ class Split:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the images; stored ones are uint8."""
-        return self.images.dtype if isinstance(self.images, Tensor) else torch.uint8
+        """Of the images; stored files are uint8."""
+        return getattr(self.images, "dtype", torch.uint8)
 
     def take(self, index: Tensor) -> "Split":
         """Some of the images, in the order of `index` (numbers, or a mask); stored ones stay where they are."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -14,6 +15,7 @@ from mobilenet_train.config.schema import (
     CustomDatasetConfig,
     DatasetConfig,
     ImageFilesConfig,
+    IndianPinesConfig,
     reads_files,
 )
 from mobilenet_train.data.cache import SILENT, Listener
@@ -33,6 +35,7 @@ from mobilenet_train.data.images import (
     make_split,
     stratified_sample,
 )
+from mobilenet_train.data.indian_pines import CLASSES, known_pixels, load_windows
 from mobilenet_train.data.torchvision_sets import find_files, read_arrays
 from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError, RunError
@@ -54,6 +57,9 @@ def load(config: DatasetConfig, listener: Listener = SILENT, channels: int | Non
                 f"model.in_channels={channels} is for arrays: image files are read in colour, leave it out"
             )
         loaded = load_image_files(config, IMAGE_FILES[config.name](config, listener), listener)
+    elif isinstance(config, IndianPinesConfig):
+        train, test, digest = load_windows(config)
+        loaded = _shares(config, Loaded(train, test, CLASSES, digest))
     else:
         loaded = _load_arrays(config, channels)
     if len(loaded.class_names) < 2:
@@ -78,6 +84,8 @@ def known_apart(config: DatasetConfig) -> tuple[set[bytes], set[bytes]]:
         parts = (rows[~found.test[rows]], rows[found.test[rows]])
         train, test = ({bytes(place / found.listing.path(row)) for row in part.tolist()} for part in parts)
         return train, test
+    if isinstance(config, IndianPinesConfig):
+        return known_pixels(config)
     loaded = _load_arrays(config)
     train, test = ({blake2b(image.data).digest() for image in _arrays(part)} for part in (loaded.train, loaded.test))
     return train, test
@@ -100,11 +108,17 @@ def _load_arrays(config: DatasetConfig, channels: int | None = None) -> Loaded:
         of = f"dataset.factory={config.factory}: " if isinstance(config, CustomDatasetConfig) else ""
         raise RunError(f"{of}{error}") from error
     digest = source.fingerprint or fingerprint(train, test)
+    return _shares(config, Loaded(train, test, source.class_names, digest))
+
+
+def _shares(config: DatasetConfig, whole: Loaded) -> Loaded:
+    """What `fraction` and `max_per_class` leave."""
+    train, test = whole.train, whole.test
     if config.fraction < 1 or config.max_per_class is not None:
         train = train.take(stratified_sample(train.labels, config.split_seed, config.fraction, config.max_per_class))
     if config.max_per_class is not None:
         test = test.take(stratified_sample(test.labels, config.split_seed, max_per_class=config.max_per_class))
-    return Loaded(train, test, source.class_names, digest)
+    return replace(whole, train=train, test=test)
 
 
 def _preprocessing(config: DatasetConfig, train: Split) -> Preprocessing:

@@ -7,7 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mobilenet_train.config.schema import Cifar10Config, CustomDatasetConfig, FolderConfig, TorchvisionConfig
+from mobilenet_train.config.schema import (
+    Cifar10Config,
+    CustomDatasetConfig,
+    FolderConfig,
+    IndianPinesConfig,
+    TorchvisionConfig,
+)
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing, same_images
 from mobilenet_train.data.sources import load
@@ -125,7 +131,7 @@ def load_test_data(run: TrainedRun, root: str | Path | None, trust_factory: bool
             "and called; if you know it, add --trust-factory"
         )
     if root is not None:
-        if not isinstance(config, Cifar10Config | FolderConfig | TorchvisionConfig):
+        if not isinstance(config, Cifar10Config | FolderConfig | TorchvisionConfig | IndianPinesConfig):
             raise ConfigError(f"--data {root} has no effect: dataset={config.name} is not read from a folder")
         config = replace(config, root=str(root))
     dataset = load(config, channels=run.config.model.in_channels)

@@ -88,7 +88,7 @@ def runtime_like(config: TrainConfig, device: str, threads: int | None) -> Runti
 
     Raises RunError if the device does not exist.
     """
-    custom = isinstance(config.model, CustomModelConfig)
+    custom = not isinstance(config.model, NetworkConfig)
     asked = replace(config.device, name=device, threads=threads, sync_batch_norm=False)
     try:
         return set_up(asked, custom=custom)
@@ -147,7 +147,7 @@ def _network(
     values = saved["model" if weights == "raw" else "ema"]
     if values is None:
         raise RunError(f"{path} has no moving average (the run had ema.decay=0): use the raw weights")
-    ours = isinstance(config.model, NetworkConfig)
+    ours = not isinstance(config.model, CustomModelConfig)
     with torch.random.fork_rng(devices=[]), torch.device("meta" if ours else "cpu"):
         model = build_model(config, *sizes)
     model.load_state_dict(values, assign=ours)

@@ -5,10 +5,11 @@ from dataclasses import asdict
 import torch
 from torch import nn
 
-from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import CustomModelConfig, HybridSNConfig, NetworkConfig, TrainConfig
 from mobilenet_train.errors import RunError
 from mobilenet_train.factory import call_factory
 from mobilenet_train.models.cost import Cost, count_costs, count_costs_checked
+from mobilenet_train.models.hybridsn import HybridSN
 from mobilenet_train.models.networks import NETWORKS
 from mobilenet_train.seeding import WEIGHTS, key
 
@@ -24,6 +25,12 @@ def build_model(config: TrainConfig, num_classes: int, channels: int = 3) -> nn.
         options = asdict(config.model)
         name, *_ = (options.pop(key) for key in ("name", "weights", "freeze", "in_channels"))
         return NETWORKS[name](**sizes, in_channels=channels, **options)
+    if isinstance(config.model, HybridSNConfig):
+        options = {key: value for key, value in asdict(config.model).items() if key != "name"}
+        try:
+            return HybridSN(**{**options, **sizes, "in_channels": channels})
+        except ValueError as error:
+            raise RunError(f"model=hybridsn does not go with dataset={config.dataset.name}: {error}") from error
     assert isinstance(config.model, CustomModelConfig)
     factory = config.model.factory
     if channels != 3:  # functions for colour images need not know of channels

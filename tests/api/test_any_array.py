@@ -17,7 +17,6 @@ from mobilenet_train.results import Event, Progress
 from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.runs.preview import write_sheet
 from tests.records import weights
-from tests.tools import tool  # noqa: F401 (a fixture)
 
 HERE = "tests.api.test_any_array"
 SMALL = (
@@ -48,7 +47,7 @@ def ctrl_c(event: Event) -> None:
 
 def test_six_channels_of_floats_train_resume_export_and_predict(
     tmp_path: Path,
-    tool: Any,  # noqa: F811
+    tool: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for package in ("onnx", "onnxruntime", "executorch"):

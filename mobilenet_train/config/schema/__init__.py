@@ -14,6 +14,7 @@ from mobilenet_train.config.schema.dataset import (
     DigitsConfig,
     FolderConfig,
     ImageFilesConfig,
+    IndianPinesConfig,
     TorchvisionConfig,
     WebDatasetConfig,
     reads_files,
@@ -21,6 +22,7 @@ from mobilenet_train.config.schema.dataset import (
 from mobilenet_train.config.schema.device import DeviceConfig
 from mobilenet_train.config.schema.model import (
     CustomModelConfig,
+    HybridSNConfig,
     ModelConfig,
     NetworkConfig,
     V1Config,
@@ -43,6 +45,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "v2": V2Config,
         "v3_large": V3Config,
         "v3_small": V3Config,
+        "hybridsn": HybridSNConfig,
         "custom": CustomModelConfig,
     },
     "dataset": {
@@ -52,6 +55,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "imagenet_subset": FolderConfig,
         "webdataset": WebDatasetConfig,
         "torchvision": TorchvisionConfig,
+        "indian_pines": IndianPinesConfig,
         "custom": CustomDatasetConfig,
     },
     "augment": dict.fromkeys(("none", "basic", "shift", "standard", "strong"), AugmentConfig),

@@ -73,23 +73,41 @@ class DigitsConfig(DatasetConfig):
     """scikit-learn's digits."""
 
 
-class CustomDatasetConfig(DatasetConfig):
-    """Arrays of the user's own."""
+class ArrayConfig(DatasetConfig):
+    """Arrays of any number of channels, in any units."""
 
     mean: list[float] | None = numbers(
         "of the training images, per channel, in 0..1 (uint8) or their own units (float32); null: measured on them",
-        "a list of numbers, one a channel",
+        "a list of numbers, one a channel or one for all",
         bool,
         null=NULL,
     )
     std: list[float] | None = numbers(
         "standard deviation, like mean",
-        "a list of numbers above 0, one a channel",
+        "a list of numbers above 0, one a channel or one for all",
         lambda std: bool(std) and min(std) > 0,
         null=NULL,
     )
+
+
+class CustomDatasetConfig(ArrayConfig):
+    """Arrays of the user's own."""
+
     factory: str = factory("package.module:function, called as function(**args)")
     args: dict[str, Any] = arguments("passed to the function, e.g. +dataset.args.path=images.npz")
+
+
+class IndianPinesConfig(ArrayConfig):
+    """Indian Pines: one hyperspectral image, in windows."""
+
+    root: str = text("holds Indian_pines_corrected.mat and Indian_pines_gt.mat; else the package tensorly's arrays")
+    components: int = whole("principal components that the spectra are reduced to", 1, 200)
+    train_fraction: float = number("share of the labelled pixels of every class for training", above=0, below=1)
+    split: str = one_of(
+        "random: training pixels from anywhere, as published, so windows overlap; disjoint: from blocks of the image "
+        "in which nothing is tested",
+        *("random", "disjoint"),
+    )
 
 
 class ImageFilesConfig(DatasetConfig):

@@ -91,6 +91,14 @@ class V3Config(NetworkConfig):
     )
 
 
+class HybridSNConfig(ModelConfig):
+    """HybridSN, for hyperspectral windows."""
+
+    dropout: float = number("share of the features dropped before the last layer", least=0, below=1)
+    batch_norm: bool = flag("true: batch-norm after every convolution")
+    squeeze_excite: bool = flag("true: SENet's squeeze-and-excitation after the 2-D convolution")
+
+
 class CustomModelConfig(ModelConfig):
     """A network of the user's own."""
 
