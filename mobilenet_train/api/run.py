@@ -1,7 +1,7 @@
 """`train()`, and the run that it returns."""
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import torch
 from mobilenet_train import checkpoint
 from mobilenet_train.api.figures import inline
 from mobilenet_train.api.handed_over import HandedOver, hand_over
-from mobilenet_train.api.process import set_back
+from mobilenet_train.api.process import set_back, stop_signals
 from mobilenet_train.api.words import start_of, words_of
 from mobilenet_train.disk import expanded
 from mobilenet_train.errors import RunError, require
@@ -71,8 +71,9 @@ class Run:
 
     def __repr__(self) -> str:
         status = self.summary["status"] if (self.path / "summary.json").exists() else "not started"
-        test = f", test top-1 {self.history[-1].test.top1:.2f} %" if self.history else ""
-        return f"Run({str(self.path)!r}: {status}, {len(self.history)} epochs{test})"
+        history = self.history
+        test = f", test top-1 {history[-1].test.top1:.2f} %" if history else ""
+        return f"Run({str(self.path)!r}: {status}, {len(history)} epochs{test})"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -142,8 +143,8 @@ def train(
     return _carry_out([*overrides, *parts.words, *words_of(keys)], parts, callbacks)
 
 
-def _carry_out(words: Sequence[str], parts: HandedOver, callbacks: Sequence[Callable[..., object]]) -> Run:
-    with handed_over(parts.functions), set_back() as stop:
+def _carry_out(words: Sequence[str], parts: HandedOver, callbacks: Sequence[Callback]) -> Run:
+    with handed_over(parts.functions), set_back(), stop_signals() as stop:
         outcome = run_until(start_of(words), words, lambda: stop, callbacks)
     if stop() not in (0, signal.SIGINT):
         signal.raise_signal(stop())  # it was meant for the process

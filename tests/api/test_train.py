@@ -151,6 +151,13 @@ def test_ctrl_c_saves_and_returns_the_run_which_can_be_resumed(tmp_path: Path) -
     assert weights(stopped.path, "best.pt") == weights(whole.path, "best.pt")
 
 
+def test_ctrl_c_is_not_swallowed_by_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(*SMALL, run_dir=tmp_path / "run", max_updates=1)
+    monkeypatch.setattr("mobilenet_train.api.run.load_test_data", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluate()
+
+
 def train_slowly(folder: Path) -> None:
     words = ("checkpoint.every_minutes=0.0001", "log_every=1", "dataset.max_per_class=64", "epochs=4")
     train(*SMALL, *words, run_dir=folder)
