@@ -98,6 +98,14 @@ def build_run(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.device.compile is not None:
         model.compile(mode=config.device.compile, dynamic=False)
+    state = new_state(model, config, plan)
+    batches = make_batches(config, dataset, runtime.memory_format, runtime.ranks)
+    return RunParts(dataset, batches, plan, state, cost, origin)
+
+
+def new_state(model: nn.Module, config: TrainConfig, plan: Plan) -> TrainState:
+    """The state before the first update of a `model` that is on its device."""
+    runtime = plan.runtime
     state = TrainState(
         model=model,
         ema=Ema(model, config.ema.decay) if config.ema.decay else None,
@@ -106,14 +114,12 @@ def build_run(
         sums=new_sums(runtime),
         first_bad_step=torch.tensor(-1, device=runtime.device),
         updates=plan.updates,
-        replica=replicate(model, ranks, runtime.device),
+        replica=replicate(model, runtime.ranks, runtime.device),
         evaluator=Evaluator(model, config.device.compile),
     )
     if updates_alone(config, runtime):
         state.graphs = UpdateGraphs(state.optimizer, config.device.cuda_graph)
-    return RunParts(
-        dataset, make_batches(config, dataset, runtime.memory_format, runtime.ranks), plan, state, cost, origin
-    )
+    return state
 
 
 def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
