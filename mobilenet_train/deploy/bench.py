@@ -57,6 +57,7 @@ class Bench:
     device: torch.device
     training_step: TrainingStep
     network: Network
+    channels: int = 3  # of the images
 
     def run(self, settings: Sequence[Setting], seconds: float) -> list[Row]:
         """Times all settings for about `seconds` each, taking turns. Raises RunError if a runtime is not installed."""
@@ -71,7 +72,7 @@ class Bench:
     def _calls(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Call]]:
         graphs: dict[tuple[str, float, int], bytes] = {}
         for s in settings:
-            images = noise(s.batch, s.resolution)
+            images = noise(s.batch, s.resolution, self.channels)
             if s.runtime == "train":
                 yield s, self.training_step(s)
             elif s.runtime == "eager":
@@ -80,7 +81,7 @@ class Bench:
             else:
                 which = (s.model, s.width, s.resolution)
                 if which not in graphs:
-                    graphs[which] = to_onnx(self.network(s), s.resolution, {})
+                    graphs[which] = to_onnx(self.network(s), s.resolution, {}, self.channels)
                 graph = graphs[which] if s.runtime == "onnx" else quantise(graphs[which], [images])
                 yield s, timed_session(onnx_session(graph, s.threads), images.numpy())
 
@@ -90,6 +91,7 @@ def new_bench(
     device: str,
     training_step: Callable[[Setting, int, str], Call],
     network: Network | None = None,
+    channels: int = 3,
 ) -> Bench:
     """What times settings: of `network`, or of our networks with random weights. Raises RunError without the device."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -101,9 +103,10 @@ def new_bench(
         options = {"num_classes": classes, "resolution": setting.resolution, "width_mult": setting.width}
         return NETWORKS[setting.model](**options).eval().requires_grad_(False)
 
-    return Bench(
-        torch.device(device), lambda setting: training_step(setting, classes, device), network or random_network
-    )
+    def step(setting: Setting) -> Call:
+        return training_step(setting, classes, device)
+
+    return Bench(torch.device(device), step, network or random_network, channels)
 
 
 def run_settings(
@@ -123,16 +126,16 @@ def time_file(path: Path, batches: Sequence[int], threads: Sequence[int], second
         for batch in batches:
             setting = Setting(file.network, file.width, file.resolution, batch, count, runtime)
             side = file.resolution
-            pixels, values = (batch, side, side, 3), (batch, 3, side, side)
+            pixels, values = (batch, side, side, 3), (batch, len(file.mean), side, side)
             images = np.zeros(pixels, np.uint8) if file.pixels else np.zeros(values, np.float32)
             calls[setting] = partial(file.forward, images)
     machine = describe_machine()
     return [Row(setting, timing, machine) for setting, timing in measure(calls, seconds).items()]
 
 
-def noise(batch: int, resolution: int) -> Tensor:
-    """Inputs (batch, 3, resolution, resolution); what the images show does not change how long they take."""
-    return torch.randn(batch, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+def noise(batch: int, resolution: int, channels: int = 3) -> Tensor:
+    """Inputs (batch, channels, resolution, resolution); what the images show does not change how long they take."""
+    return torch.randn(batch, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
 
 
 def noise_images(count: int, size: int, classes: int) -> ImageData:

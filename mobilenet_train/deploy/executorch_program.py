@@ -23,10 +23,10 @@ MOST_IMAGES = 8
 aten = torch.ops.aten
 
 
-def to_executorch(model: nn.Module, resolution: int, properties: Mapping[str, str]) -> bytes:
+def to_executorch(model: nn.Module, resolution: int, properties: Mapping[str, str], channels: int = 3) -> bytes:
     """The network as a serialised program whose method `forward` takes 1 to MOST_IMAGES images.
 
-    (N, 3, resolution, resolution) fp32 -> (N, classes). Each of `properties` becomes a method that returns it.
+    (N, channels, resolution, resolution) fp32 -> (N, classes). Each of `properties` becomes a method that returns it.
     """
     with torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own internals
@@ -34,7 +34,7 @@ def to_executorch(model: nn.Module, resolution: int, properties: Mapping[str, st
         partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
         # a checkpoint's weights are channels-last, which its passes refuse
         network = deepcopy(model).eval().to(memory_format=torch.contiguous_format)
-        images = torch.zeros(2, 3, resolution, resolution)
+        images = torch.zeros(2, channels, resolution, resolution)
         lowered = exir.to_edge_transform_and_lower(
             _traced(suited_to_xnnpack(_traced(network, images)), images),
             partitioner=[partitioner.XnnpackPartitioner()],

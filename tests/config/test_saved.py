@@ -173,6 +173,6 @@ def test_a_key_is_free_as_its_line_in_the_schema_says() -> None:
         ),
         *("device.threads", "dry_run"),
         *("log_every", "on_failure", "outputs", "preview", "recover.attempts", "recover.factor", "resume"),
-        *("resume_from", "resume_schedule", "run_dir", "slots", "sweep", "tensorboard", "trust_factory"),
+        *("resume_from", "resume_schedule", "run_dir", "slots", "sweep", "tensorboard", "tracker", "trust_factory"),
     }
     assert [group for group in SCHEMAS if is_free(group)] == ["device"]
