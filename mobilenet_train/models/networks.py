@@ -160,12 +160,7 @@ def mobilenet_v1(
     Raises ValueError for a value out of range.
     """
     _check_options(num_classes, width_mult, dropout, activation)
-    if depth_multiplier < 1:
-        raise ValueError(f"depth_multiplier={depth_multiplier}: must be at least 1")
-    if depth_multiplier > 1 and not separable:
-        raise ValueError(f"depth_multiplier={depth_multiplier}: must be 1 where separable is False")
-    if squeeze_excite and not separable:
-        raise ValueError("squeeze_excite=True: must be False where separable is False")
+    _check_convolutions(separable, depth_multiplier, squeeze_excite)
     nonlinearity = "relu6" if activation == "paper" else activation
     plan = plan_strides([STEM_STRIDE, *(stride for _, stride in V1)], resolution, stride_plan)
 
@@ -175,13 +170,20 @@ def mobilenet_v1(
         block = partial(DepthwiseSeparable, depth_multiplier=depth_multiplier, excitation=excitation)
     shared = {"activation": nonlinearity, "padding": padding}
     channels = [round_channels(width_mult * out) for out in (32, *(out for out, _ in V1))]
-    stem = ConvNormActivation(
-        in_channels, channels[0], 3, stride=plan.strides[0], activation=nonlinearity, padding=padding
-    )
+    stem = ConvNormActivation(in_channels, channels[0], 3, stride=plan.strides[0], **shared)
     pairs = zip(pairwise(channels), plan.strides[1:], strict=True)
     blocks = [block(*pair, stride=stride, **shared) for pair, stride in pairs]
     classifier = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
     return MobileNet([stem, *blocks], classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+
+
+def _check_convolutions(separable: bool, depth_multiplier: int, squeeze_excite: bool) -> None:
+    if depth_multiplier < 1:
+        raise ValueError(f"depth_multiplier={depth_multiplier}: must be at least 1")
+    if depth_multiplier > 1 and not separable:
+        raise ValueError(f"depth_multiplier={depth_multiplier}: must be 1 where separable is False")
+    if squeeze_excite and not separable:
+        raise ValueError("squeeze_excite=True: must be False where separable is False")
 
 
 def mobilenet_v2(
@@ -218,19 +220,12 @@ def mobilenet_v2(
     plan = plan_strides([STEM_STRIDE, *(stride for _, _, stride in blocks)], resolution, stride_plan)
 
     channels = round_channels(32 * width_mult)
-    features: list[nn.Module] = [
-        ConvNormActivation(in_channels, channels, 3, stride=plan.strides[0], activation=nonlinearity)
-    ]
+    stem = ConvNormActivation(in_channels, channels, 3, stride=plan.strides[0], activation=nonlinearity)
+    features: list[nn.Module] = [stem]
+    excitation = SENET_EXCITATION if squeeze_excite else None
     for (expansion, out, _), stride in zip(blocks, plan.strides[1:], strict=True):
         expanded, out_channels = expansion * channels, round_channels(out * width_mult)
-        shape = BottleneckShape(
-            channels,
-            expanded,
-            out_channels,
-            stride,
-            nonlinearity,
-            excitation=SENET_EXCITATION if squeeze_excite else None,
-        )
+        shape = BottleneckShape(channels, expanded, out_channels, stride, nonlinearity, excitation=excitation)
         features.append(InvertedResidualV2(shape))
         channels = out_channels
     last = round_channels(1280 * max(1.0, width_mult))
