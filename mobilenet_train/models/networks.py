@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from math import isfinite
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -163,18 +163,17 @@ def mobilenet_v1(
     _check_convolutions(separable, depth_multiplier, squeeze_excite)
     nonlinearity = "relu6" if activation == "paper" else activation
     plan = plan_strides([STEM_STRIDE, *(stride for _, stride in V1)], resolution, stride_plan)
-
     block: Callable[..., nn.Module] = partial(ConvNormActivation, kernel=3)
     if separable:
         excitation = SENET_EXCITATION if squeeze_excite else None
         block = partial(DepthwiseSeparable, depth_multiplier=depth_multiplier, excitation=excitation)
-    shared = {"activation": nonlinearity, "padding": padding}
+    shared: dict[str, Any] = {"activation": nonlinearity, "padding": padding}
     channels = [round_channels(width_mult * out) for out in (32, *(out for out, _ in V1))]
     stem = ConvNormActivation(in_channels, channels[0], 3, stride=plan.strides[0], **shared)
     pairs = zip(pairwise(channels), plan.strides[1:], strict=True)
     blocks = [block(*pair, stride=stride, **shared) for pair, stride in pairs]
-    classifier = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
-    return MobileNet([stem, *blocks], classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+    head = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
+    return MobileNet([stem, *blocks], head, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
 
 
 def _check_convolutions(separable: bool, depth_multiplier: int, squeeze_excite: bool) -> None:
@@ -212,11 +211,7 @@ def mobilenet_v2(
     """
     _check_options(num_classes, width_mult, dropout, activation)
     nonlinearity = "relu6" if activation == "paper" else activation
-    blocks = [
-        (expansion, out, stride if repeat == 0 else 1)
-        for expansion, out, repeats, stride in V2
-        for repeat in range(repeats)
-    ]
+    blocks = [(t, out, stride if repeat == 0 else 1) for t, out, repeats, stride in V2 for repeat in range(repeats)]
     plan = plan_strides([STEM_STRIDE, *(stride for _, _, stride in blocks)], resolution, stride_plan)
 
     channels = round_channels(32 * width_mult)
