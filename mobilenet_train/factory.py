@@ -1,12 +1,29 @@
-"""Finds the user's own function from `package.module:function`."""
+"""Finds the user's own function from `package.module:function`, or one that was handed over in Python."""
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mobilenet_train.errors import ConfigError, RunError
+
+HANDED_OVER = "python"  # in the place of a module's name: an object that only Python itself could hand over
+Functions = Mapping[str, Callable[..., Any]]  # by path
+_FUNCTIONS: ContextVar[Functions] = ContextVar("functions", default=MappingProxyType({}))
+
+
+@contextmanager
+def handed_over(functions: Functions) -> Iterator[None]:
+    """Within, `load_factory` finds these functions under these paths."""
+    token = _FUNCTIONS.set(functions)
+    try:
+        yield
+    finally:
+        _FUNCTIONS.reset(token)
 
 
 def load_factory(key: str, path: str) -> Callable[..., Any]:
@@ -14,7 +31,11 @@ def load_factory(key: str, path: str) -> Callable[..., Any]:
 
     Raises ConfigError naming `key` if the module or the function does not exist.
     """
+    if path in _FUNCTIONS.get():
+        return _FUNCTIONS.get()[path]
     module_name, _, function_name = path.partition(":")
+    if module_name == HANDED_OVER:
+        raise ConfigError(f"{key}={path} was handed over in Python and has no import path: hand it over again there")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last: a random.py there must not be taken for Python's own

@@ -103,6 +103,17 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TOP_PAD, 2**30)
 
 
+def return_freed_memory() -> None:
+    """Sets glibc's own values again, and hands back what is free now; an allocator adapts itself no more after it."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 2**16)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**17)
+    libc.mallopt(M_TOP_PAD, 2**17)
+    libc.malloc_trim(0)
+
+
 def _device(name: str, ranks: Ranks) -> torch.device:
     """Each rank has a GPU of its own; Apple's GPU is taken where there is one rank."""
     if name == "cuda" and not torch.cuda.is_available():

@@ -4,15 +4,23 @@ A signal that is ignored when the run starts stays ignored: SIGHUP under nohup, 
 """
 
 import signal
+import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 class StopSignals:
     """Called, it returns the number of the signal that asked this rank to stop, 0 for none."""
 
-    def __init__(self) -> None:
+    def __init__(self, second_interrupt: Handler = signal.SIG_DFL) -> None:
+        """`second_interrupt` handles a Ctrl-C that follows. Python lets only the main thread handle signals."""
         self.received = 0  # no signal has this number
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        self._second_interrupt = second_interrupt
+        for number in NUMBERS if threading.current_thread() is threading.main_thread() else ():
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
 
@@ -20,7 +28,7 @@ class StopSignals:
         del frame
         self.received = number
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, self._second_interrupt)
 
     def __call__(self) -> int:
         return self.received

@@ -7,7 +7,8 @@ Needs the CIFAR-10 files (MNET_DATA) and timm (the `test` extra). Every case tra
 in a process of its own and in turns. `ours` is the trainer in its default precision; `fp32` the same in fp32, where
 that is not the default. `torchvision` is its references' classification script in short: PIL transforms
 in a DataLoader, NCHW, SGD, accuracy and loss read at every step. `timm` is its create_loader and create_model with
---channels-last. The peers get the better of the worker counts in --workers.
+--channels-last; --variants adds its --amp in bf16, its --torchcompile, and both. The peers get the better of the worker
+counts in --workers. Compilation is outside the clock.
 """
 
 import argparse
@@ -37,6 +38,12 @@ TIMM = {
     "v3_large": "mobilenetv3_large_100",
     "v3_small": "mobilenetv3_small_100",
 }
+VARIANTS = {  # of timm: autocast to bf16, torch.compile
+    "timm": (False, False),
+    "timm bf16": (True, False),
+    "timm compiled": (False, True),
+    "timm compiled bf16": (True, True),
+}
 DROPPED_STRIDES = 2  # what stride_plan=auto does to all four networks at 32x32: a final map of 4x4
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -49,7 +56,7 @@ def worker(tool: str, network: str, batch_size: int, steps: int, workers: int) -
         "ours": ours,
         "fp32": partial(ours, precision="fp32"),
         "torchvision": torchvision,
-        "timm": timm,
+        **{name: partial(timm, bf16=bf16, compiled=compiled) for name, (bf16, compiled) in VARIANTS.items()},
     }
     stamps = tools[tool](network, batch_size, steps, workers)
     return {"images_per_second": batch_size * steps / (stamps[-1] - stamps[WARMUP_STEPS - 1])}
@@ -90,7 +97,7 @@ def torchvision(network: str, batch_size: int, steps: int, workers: int) -> list
     return plain_loop(model, iter(loader), steps, torch.contiguous_format)
 
 
-def timm(network: str, batch_size: int, steps: int, workers: int) -> list[float]:
+def timm(network: str, batch_size: int, steps: int, workers: int, bf16: bool, compiled: bool) -> list[float]:
     """timm's create_loader and create_model."""
     from timm.data import create_loader
     from timm.models import create_model
@@ -111,7 +118,7 @@ def timm(network: str, batch_size: int, steps: int, workers: int) -> list[float]
         color_jitter=0.0,
     )
     model = drop_strides(create_model(TIMM[network], num_classes=10))
-    return plain_loop(model, iter(loader), steps, torch.channels_last)
+    return plain_loop(model, iter(loader), steps, torch.channels_last, bf16, compiled)
 
 
 def drop_strides(model: nn.Module) -> nn.Module:
@@ -122,15 +129,25 @@ def drop_strides(model: nn.Module) -> nn.Module:
     return model
 
 
-def plain_loop(model: nn.Module, batches: Batches, steps: int, layout: torch.memory_format) -> list[float]:
+def plain_loop(
+    model: nn.Module,
+    batches: Batches,
+    steps: int,
+    layout: torch.memory_format,
+    bf16: bool = False,
+    compiled: bool = False,
+) -> list[float]:
     """The step of both reference scripts; a time stamp after each."""
     model = model.to(memory_format=layout).train()
+    if compiled:
+        model.compile()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     stamps = []
     for images, labels in islice(batches, WARMUP_STEPS + steps):
-        logits = model(images.contiguous(memory_format=layout))
-        loss = criterion(logits, labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(images.contiguous(memory_format=layout))
+            loss = criterion(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -146,6 +163,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=15, help=f"measured, after {WARMUP_STEPS} others")
     parser.add_argument("--workers", nargs="+", default=["0", "1"], help="DataLoader processes of the peers")
+    parser.add_argument("--variants", nargs="*", default=[], choices=list(VARIANTS)[1:], help="also of timm")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
@@ -164,7 +182,8 @@ def compare(network: str, options: argparse.Namespace) -> dict[str, str | float]
     cases = [("ours", network, *sizes, "0")]
     if has_bf16(torch.device("cpu")):
         cases.append(("fp32", network, *sizes, "0"))
-    cases += [("timm", network, *sizes, workers) for workers in options.workers]
+    timms = ["timm", *options.variants]
+    cases += [(tool, network, *sizes, workers) for tool in timms for workers in options.workers]
     if network in TORCHVISION:
         cases += [("torchvision", network, *sizes, workers) for workers in options.workers]
     results = measure.in_turns(__file__, cases, options.rounds)
@@ -177,7 +196,7 @@ def compare(network: str, options: argparse.Namespace) -> dict[str, str | float]
         row[peer] = best.get(peer, "none")
         row[f"/ {peer}"] = best["ours"] / best[peer] if peer in best else "-"
         row[f"fp32 / {peer}"] = fp32 / best[peer] if peer in best else "-"
-    return row
+    return {**row, **{variant: best[variant] for variant in options.variants}}
 
 
 if __name__ == "__main__":

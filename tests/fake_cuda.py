@@ -67,6 +67,16 @@ class FakeCuda(TorchDispatchMode):
         return result
 
 
+def indexes_without_a_driver() -> bool:
+    """Whether this torch indexes a fake tensor without asking CUDA's driver, as 2.6 and 2.9 do not."""
+    with FakeTensorMode():
+        numbers = torch.zeros(2, dtype=torch.int64, device="cuda")
+        try:
+            return bool(numbers[numbers].shape)
+        except RuntimeError:
+            return False
+
+
 def check(func: Any, args: Any, here: list[Tensor]) -> None:
     """Refuses operands that are `here` on the CPU, but single numbers where torch takes them, and masks as indices."""
     if func is aten.index_put_.default and here and here[-1] is args[2] and args[2].numel() == 1:

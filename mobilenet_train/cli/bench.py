@@ -106,7 +106,8 @@ def timed_source(arguments: argparse.Namespace, runtimes: list[str]) -> "list[Ro
         return time_file(arguments.source, arguments.batch, arguments.threads, arguments.seconds)
     trained = load_run(arguments.source)
     tool.report_warning("mnet-bench", trained)
-    bench = new_bench(len(trained.class_names), arguments.device, training_step, lambda _: trained.model)
+    channels = trained.preprocessing.channels
+    bench = new_bench(len(trained.class_names), arguments.device, training_step, lambda _: trained.model, channels)
     return bench.run(run_settings(trained, arguments.batch, arguments.threads, runtimes), arguments.seconds)
 
 

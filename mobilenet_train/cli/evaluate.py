@@ -155,8 +155,9 @@ def evaluate_file(arguments: argparse.Namespace) -> int:
 
 def write_files(found: Found, folder: Path) -> list[str]:
     """Writes report and figures; returns their names. Raises RunError if they cannot be written."""
+    from mobilenet_train.data.indian_pines import Windows
     from mobilenet_train.disk import write_text
-    from mobilenet_train.inference.figures import draw_confusion, draw_mistakes, draw_resolutions
+    from mobilenet_train.inference.figures import draw_confusion, draw_map, draw_mistakes, draw_resolutions
 
     run, raw = found.run, found.evaluated[0]
     write_text(folder / "report.json", json.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")
@@ -164,6 +165,9 @@ def write_files(found: Found, folder: Path) -> list[str]:
     files = ["report.json", "confusion_matrix.png"]
     if draw_mistakes(raw, found.dataset, run, folder / "mistakes.png"):
         files.append("mistakes.png")
+    if isinstance(found.dataset.test.images, Windows):
+        draw_map(raw, found.dataset, folder / "classification_map.png")
+        files.append("classification_map.png")
     if found.points:
         draw_resolutions(found.points, run.preprocessing.resolution, folder / "resolutions.png")
         files.append("resolutions.png")
@@ -177,6 +181,8 @@ def score_values(evaluated: "Evaluated") -> dict[str, Any]:
         "flip": evaluated.flip,
         **asdict(evaluated.score),
         "right": evaluated.right,
+        "kappa": evaluated.kappa,
+        "average_accuracy": evaluated.average_accuracy,
         "calibration_error": evaluated.calibration_error,
     }
 
@@ -205,13 +211,16 @@ def score_table(found: Found) -> "Table":
     run = found.run
     title = f"{run.config.model.name} on {run.config.dataset.name}, {len(found.dataset.test):,} test images"
     top5 = found.evaluated[0].score.top5 is not None  # measured above ten classes
-    table = new_table(title, ("weights",), ("top-1 %", *(["top-5 %"] if top5 else []), "loss", "calibration error"))
+    numbers = ("top-1 %", *(["top-5 %"] if top5 else []), "kappa %", "class mean %", "loss", "calibration error")
+    table = new_table(title, ("weights",), numbers)
     for evaluated in found.evaluated:
         score = evaluated.score
         table.add_row(
             f"{evaluated.weights}, flip TTA" if evaluated.flip else evaluated.weights,
             f"{score.top1:.2f}",
             *([f"{score.top5:.2f}"] if top5 else []),
+            f"{evaluated.kappa:.2f}",
+            f"{evaluated.average_accuracy:.2f}",
             f"{score.loss:.4f}",
             f"{evaluated.calibration_error:.2f} points",
         )

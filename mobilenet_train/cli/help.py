@@ -6,7 +6,7 @@ from pathlib import Path
 from mobilenet_train.config.place import conf_dir
 from mobilenet_train.config.schema import OPTIONS
 
-GROUPS = ("model", "dataset", "optim", "augment", "device", "experiment")
+GROUPS = ("model", "dataset", "optim", "augment", "device", "experiment", "variant")
 
 USAGE = """\
 mnet-train: trains MobileNetV1, V2 and V3

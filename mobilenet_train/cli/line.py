@@ -1,5 +1,6 @@
 """The command line of `mnet-train`: Hydra's options, in any place of it, and the KEY=VALUE words."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,8 @@ def read_line(arguments: Sequence[str]) -> Line:
             shown = value if equals else left.pop(0) if left else ""
             if not shown:
                 raise ConfigError(f"{typed} is empty and needs a value: mnet-train --help and --hydra-help say which")
+            if name == "--config-dir" and not os.path.isdir(shown):  # noqa: PTH112 (it takes any name)
+                raise ConfigError(f"{typed} {shown} is not a folder")
             options.append(f"{name}={_one_of(name, shown, CFG) if name == '--cfg' else shown}")
         else:
             raise ConfigError(_unknown(typed, value if equals else left[0] if left else ""))

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -183,19 +182,11 @@ def main_of(
 def runtime_of(arguments: argparse.Namespace, config: "TrainConfig", threads: int | None) -> "Runtime":
     """The device and threads asked for on the command line, else CUDA where there is a device and `threads`.
 
-    Precision and layout are the run's; a reduced precision that this device lacks becomes the one it would choose.
     Raises RunError.
     """
-    from mobilenet_train.config.schema import CustomModelConfig
-    from mobilenet_train.runtime import set_up
+    from mobilenet_train.inference.loading import runtime_like
 
-    custom = isinstance(config.model, CustomModelConfig)
-    threads = arguments.threads or threads
-    asked = replace(config.device, name=arguments.device, threads=threads, sync_batch_norm=False)
-    try:
-        return set_up(asked, custom=custom)
-    except ConfigError:
-        return set_up(replace(asked, precision="auto"), custom=custom)
+    return runtime_like(config, arguments.device, arguments.threads or threads)
 
 
 def report_warning(program: str, run: "TrainedRun") -> None:

@@ -72,9 +72,7 @@ def compose_and_run(tracebacks: bool) -> int:
     except UserError:
         raise
     except Exception as error:
-        # what Hydra prints has no room, or no reader; its own error of a missing choice is an OSError without a number
-        written = isinstance(error, OSError) and error.errno is not None and not error.filename
-        if tracebacks or codes or written:  # or a job had started: it is not an error of the configuration
+        if tracebacks or codes or _printed(error):  # or a job had started: it is not an error of the configuration
             raise
         raise ConfigError(explain(error)) from error
     finally:
@@ -82,6 +80,11 @@ def compose_and_run(tracebacks: bool) -> int:
         if not tracebacks:
             del os.environ["HYDRA_FULL_ERROR"]
     return max(codes, default=0)
+
+
+def _printed(error: Exception) -> bool:
+    """Whether what Hydra prints had no room, or no reader; its own OSError, of a missing choice, has no number."""
+    return isinstance(error, OSError) and error.errno is not None and not error.filename
 
 
 def call_hydra(run: Callable[["DictConfig"], None]) -> None:

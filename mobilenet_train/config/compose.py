@@ -1,5 +1,7 @@
 """Lets Hydra compose `conf/`: groups, recipes, experiments and what is typed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from hydra import compose, initialize_config_dir
@@ -26,16 +28,23 @@ def register() -> None:
     OmegaConf.register_new_resolver("recipe_of", lambda dataset: PRESETS.get(dataset, dataset), replace=True)
 
 
-def compose_values(*overrides: str) -> DictConfig:
-    """What `mnet-train OVERRIDES` composes, unchecked; also while the command itself is inside Hydra."""
+@contextmanager
+def hydra_of_its_own() -> Iterator[None]:
+    """Within, Hydra composes from `conf/`; whatever it was set up for before stays as it was."""
     register()
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().hydra = None
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose("train", overrides=list(overrides))
+            yield
     finally:
         GlobalHydra.instance().hydra = running  # Hydra has put another instance in its place
+
+
+def compose_values(*overrides: str) -> DictConfig:
+    """What `mnet-train OVERRIDES` composes, unchecked; also while the command itself is inside Hydra."""
+    with hydra_of_its_own():
+        return compose("train", overrides=list(overrides))
 
 
 def compose_config(*overrides: str) -> TrainConfig:

@@ -54,7 +54,7 @@ def unknown_key(key: str) -> str:
 
 def known_keys() -> list[str]:
     """Every dotted key of the schema, whichever choice it belongs to, and the group names."""
-    return sorted({*OPTIONS, *SCHEMAS, "experiment"})
+    return sorted({*OPTIONS, *SCHEMAS, "experiment", "variant"})
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

@@ -167,9 +167,10 @@ def anything(
     return _option(about, allowed, fits, fits_typed or fits, "", flags)
 
 
-def factory(about: str) -> Any:
+def factory(about: str, null: str = "", **flags: Any) -> Any:
     """The import path of the user's own function."""
-    return text(about, "package.module:function", lambda path: bool(re.fullmatch(r"[^:]+:[^:]+", path)))
+    path = re.compile(r"[^:]+:[^:]+")
+    return text(about, "package.module:function", lambda value: bool(path.fullmatch(value)), null=null, **flags)
 
 
 def arguments(about: str) -> Any:

@@ -1,5 +1,6 @@
 """What someone typed, `KEY=VALUE` and `GROUP=NAME`: which keys, and what Hydra would let through."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mobilenet_train.errors import ConfigError
 
 BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")  # as OmegaConf and YAML take them
 HYDRAS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hydra.searchpath", "hydra.verbose")
-PARTS = ("experiment", "recipe")  # choices that bring values for keys of all groups
+PARTS = ("experiment", "recipe", "variant")  # choices that bring values for keys of all groups
 UNREADABLE = (HydraException, ValueError, RecursionError)  # the last two: a number or a nesting without end
 OURS = {
     "hydra/sweeper": "hydra/launcher=local needs hydra/sweeper=grid",
@@ -49,16 +50,16 @@ def unreadable(word: str) -> str:
         return _not_a_pair(word)
     key = key.lstrip("+~")
     rule = OPTIONS[key][0].rule if key in OPTIONS else None
-    quoted, needs_quotes = f"{key}='{_escaped(value)}'", f"{word} has characters that need quotes"
+    whole, needs_quotes = f"{key}={quoted(value)}", f"{word} has characters that need quotes"
     if value.rstrip().endswith(","):
         return f"{word} ends with a comma: leave it out, or give another value after it"
-    if key in OPTIONS and rule is None and _is_readable(quoted):
-        return f'{needs_quotes}: "{quoted}"'
+    if key in OPTIONS and rule is None and _is_readable(whole):
+        return f'{needs_quotes}: "{whole}"'
     if any(value.count(one) != value.count(other) for one, other in ("[]", "{}", '""', "''")):
         said = f"; it takes {rule.allowed}" if rule else ""
         return f"{word} cannot be read: a bracket or a quote in it is not closed{said}"
-    if rule is None and _is_readable(quoted):
-        return f'{needs_quotes}: "{quoted}"'
+    if rule is None and _is_readable(whole):
+        return f'{needs_quotes}: "{whole}"'
     if rule:
         return f"{key}={value} is not allowed: {rule.allowed}"
     return f"{word} cannot be read as KEY=VALUE"
@@ -75,8 +76,10 @@ def _not_a_pair(word: str) -> str:
     return f"{word} is not KEY=VALUE, e.g. epochs=20; a run is continued with resume=RUN{nearest(word, list(OPTIONS))}"
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("'", r"\'")
+def quoted(value: str) -> str:
+    """Any text as a value that Hydra takes letter for letter."""
+    escaped = re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + end[2].replace("'", r"\'"), value)  # as Hydra reads them
+    return f"'{escaped}'"
 
 
 def _is_readable(word: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mobilenet_train.config.checked import checked_config, from_values, refuse_unknown, values_of, with_present_names
-from mobilenet_train.config.overrides import parsed, typed_keys
+from mobilenet_train.config.overrides import PARTS, parsed, typed_keys
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import Saved, read_saved, read_words
 from mobilenet_train.config.schema import SCHEMAS, CustomDatasetConfig, CustomModelConfig, TrainConfig, is_free
@@ -74,9 +74,9 @@ def _comparable(now: Sequence[str], then: Sequence[str], config: TrainConfig) ->
     and where whole sets of keys were chosen by an experiment or recipe, all keys are compared.
     """
     keys = list(dict.fromkeys([*typed_keys(now), *typed_keys(then)]))
-    chosen = [{word for word in words if word.startswith(("experiment=", "recipe="))} for words in (now, then)]
+    chosen = [{word for word in words if word.partition("=")[0] in PARTS} for words in (now, then)]
     if then and chosen[0] == chosen[1]:
-        return [key for key in keys if key not in ("experiment", "recipe")]
+        return [key for key in keys if key not in PARTS]
     return [
         f"{key}.{part}" for key, value in values_of(config).items() if isinstance(value, dict) for part in value
     ] + [key for key, value in values_of(config).items() if not isinstance(value, dict)]
@@ -95,9 +95,10 @@ def _continued(given: str, folder: Path, typed: DictConfig, keys: Collection[str
 def factories(config: TrainConfig) -> dict[str, str]:
     """The user's own functions that a run calls, by key."""
     parts = {"model.factory": config.model, "dataset.factory": config.dataset}
-    return {
+    custom = {
         key: part.factory for key, part in parts.items() if isinstance(part, CustomModelConfig | CustomDatasetConfig)
     }
+    return custom | ({"tracker": config.tracker} if config.tracker is not None else {})
 
 
 def _refuse_unnamed_factory(config: TrainConfig, typed: DictConfig, folder: Path) -> None:
@@ -117,7 +118,7 @@ def merge(saved: Saved, typed: Any, keys: Collection[str]) -> Saved:
     """
     values, extended = OmegaConf.create(values_of(saved.config)), dict(saved.extended)
     for key in keys:
-        if key in ("experiment", "recipe"):
+        if key in PARTS:
             raise ConfigError(f"{key}=... cannot be given with resume: the run keeps its own configuration")
         old, new = OmegaConf.select(values, key), OmegaConf.select(typed, key)
         if old == new:

@@ -10,18 +10,21 @@ from mobilenet_train.config.schema import (
     OPTIONS,
     SCHEMAS,
     SWEEP_KEYS,
-    CustomModelConfig,
     DigitsConfig,
     FolderConfig,
     ImageFilesConfig,
+    IndianPinesConfig,
     NetworkConfig,
     SgdConfig,
+    TorchvisionConfig,
     TrainConfig,
     V1Config,
+    reads_files,
 )
 from mobilenet_train.config.trained import choices, find_trained, named
 from mobilenet_train.errors import ConfigError
 
+CACHED = ("store_size", "cache", "cache_dir", "workers", "on_bad_image")  # of image files alone
 Conflict = tuple[str, Any, bool, str]  # key, its value, whether that goes with the others, what is allowed
 
 
@@ -74,14 +77,23 @@ def _conflicts(c: TrainConfig) -> Iterator[Conflict]:
     yield "augment.crop_padding", c.augment.crop_padding, once, "augment.resized_crop cuts already; give one of the two"
     exact = c.device.compile is None or not c.device.deterministic
     yield "device.compile", c.device.compile, exact, "null with device.deterministic=true: it chooses code by its speed"
-    if isinstance(d, ImageFilesConfig):
+    if isinstance(d, ImageFilesConfig) and reads_files(d):
         larger = f"null or pixels, from dataset.resolution={d.resolution} to 4096"
         yield "dataset.store_size", d.store_size, d.store_size is None or d.store_size >= d.resolution, larger
+    if isinstance(d, IndianPinesConfig):
+        yield (
+            "dataset.resolution",
+            d.resolution,
+            d.resolution % 2 == 1,
+            "an odd number of pixels, for the window's centre",
+        )
     if isinstance(o, SgdConfig):
         yield "optim.nesterov", o.nesterov, not o.nesterov or o.momentum > 0, "Nesterov needs optim.momentum above 0"
     if isinstance(m, V1Config):
         alone = m.separable or m.depth_multiplier == 1
         yield "model.depth_multiplier", m.depth_multiplier, alone, "above 1 only with model.separable=true"
+        gated = m.separable or not m.squeeze_excite
+        yield "model.squeeze_excite", m.squeeze_excite, gated, "true only with model.separable=true"
     if isinstance(m, NetworkConfig):
         known = m.weights is None or not named(m.weights) or find_trained(m.weights, m.name, m.width_mult) is not None
         there = f"a path, or what there is for {m.name}: {choices(m.name)}"
@@ -99,10 +111,10 @@ def _check_purpose(config: TrainConfig) -> None:
             f"early_stop.patience={config.early_stop.patience} needs a hold-out split to watch: "
             "add dataset.val_fraction=0.1 (stopping on the test set would choose the result with it)"
         )
-    if config.optim.backbone_lr != 1 and isinstance(config.model, CustomModelConfig):
+    if config.optim.backbone_lr != 1 and not isinstance(config.model, NetworkConfig):
         raise ConfigError(
-            f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model=custom does not say "
-            "which part that is; leave it at 1"
+            f"optim.backbone_lr={config.optim.backbone_lr} needs to know the classifier, and model={config.model.name} "
+            "does not say which part that is; leave it at 1"
         )
     if config.device.name == "cpu" and config.device.precision == "fp16":
         raise ConfigError(
@@ -148,10 +160,13 @@ def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
             "progressive.start=null; give the resolution at first",
         ),
         "dataset.split_seed": (
-            drawn or isinstance(data, DigitsConfig | FolderConfig),
+            drawn or isinstance(data, DigitsConfig | FolderConfig | IndianPinesConfig),
             f"dataset={data.name}, all of it; it belongs to dataset.fraction, max_per_class and val_fraction",
         ),
     }
+    if isinstance(data, TorchvisionConfig):
+        why = f"dataset.kind={data.kind}, which is no set of image files"
+        used_by |= {f"dataset.{name}": (reads_files(data), why) for name in CACHED}
     for key in typed:
         if key in SWEEP_KEYS:
             raise ConfigError(f"{key} has no effect on a single run; it belongs to a sweep: mnet-train -m")

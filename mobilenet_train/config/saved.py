@@ -69,6 +69,10 @@ INTRODUCED: dict[str, Introduced] = {
     "device.deterministic": Introduced("0.2.0", False),
     "device.sync_batch_norm": Introduced("0.1.0", False),
     "eval.resolution": Introduced("0.1.0", None),
+    "model.in_channels": Introduced("0.2.0", None),
+    "model.kernel": Introduced("0.2.0", "paper"),
+    # V3 has had it from the start, so that its value counts in a sweep's hash: it never equals None
+    "model.squeeze_excite": Introduced("0.2.0", lambda values: False if values.model.name in ("v1", "v2") else None),
     "model.weights": Introduced("0.1.0", None),
     "model.freeze": Introduced("0.1.0", "none"),
     "model.padding": Introduced("0.1.0", "symmetric"),
@@ -78,6 +82,7 @@ INTRODUCED: dict[str, Introduced] = {
     "preview": Introduced("0.1.0", False),
     "resume_from": Introduced("0.2.0", "last"),
     "progressive.start": Introduced("0.1.0", None),
+    "tracker": Introduced("0.2.0", None),
 }
 
 

@@ -43,7 +43,7 @@ def draw_cutout(samples: int, seed: int, epoch: int, height: int, width: int) ->
 
 
 def pad(images: Tensor, padding: int) -> Tensor:
-    """uint8 (N, H, W, C) -> (N, H + 2 padding, W + 2 padding, C), reflected at the border."""
+    """(N, H, W, C) -> (N, H + 2 padding, W + 2 padding, C), reflected at the border."""
     count, height, width, channels = images.shape
     padded = images.new_empty(count, height + 2 * padding, width + 2 * padding, channels)
     padded[:, padding : padding + height, padding : padding + width] = images
@@ -92,13 +92,15 @@ def cut_out(images: Tensor, centres: Tensor, side: int, colour: Tensor) -> Tenso
     return torch.where(hole, colour, images)
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor, resolution: int, layout: torch.memory_format) -> Tensor:
-    """uint8 (B, H, W, C) -> fp32 (B, C, resolution, resolution) of zero mean and unit standard deviation.
+def normalise(
+    images: Tensor, mean: Tensor, std: Tensor, resolution: int, layout: torch.memory_format, scale: float = 255.0
+) -> Tensor:
+    """(B, H, W, C) -> fp32 (B, C, resolution, resolution) of zero mean and unit standard deviation.
 
-    `mean` and `std` are (C,), in 0..1. Images are resized with bilinear interpolation, with antialiasing
-    when they get smaller.
+    `mean` and `std` are (C,), of values divided by `scale`: in 0..1 for uint8. Images are resized with bilinear
+    interpolation, with antialiasing when they get smaller.
     """
-    values = images.to(torch.float32).sub_(mean * 255).mul_(1 / (std * 255))
+    values = images.to(torch.float32, copy=True).sub_(mean * scale).mul_(1 / (std * scale))
     return resize(values.permute(0, 3, 1, 2), resolution).contiguous(memory_format=layout)
 
 

@@ -12,7 +12,7 @@ from mobilenet_train.data.balance import balanced_order
 from mobilenet_train.data.images import Dataset, Preprocessing, Split
 from mobilenet_train.ranks import ALONE, Ranks
 
-# images (B, 3, R, R) fp32; labels (B,) int64 or, where images are mixed, shares of the classes (B, classes) fp32
+# images (B, C, R, R) fp32; labels (B,) int64 or, where images are mixed, shares of the classes (B, classes) fp32
 Batch = tuple[Tensor, Tensor]
 
 
@@ -102,7 +102,7 @@ class TrainBatches:
         grouped: operations.Grouped | None,
         resolution: int,
     ) -> Batch:
-        """Cropped uint8 images (B, H, W, 3) and their chances -> what the network sees, and its targets."""
+        """Cropped images (B, H, W, C) and their chances -> what the network sees, and its targets."""
         if chances.moves_pixels:
             planes = policies.transform(images, chances, grouped, resolution, self.policy.operations)
             inputs = self.prepare.normalise(planes)
@@ -156,30 +156,40 @@ class EvalBatches:
 
 
 class Preprocessor:
-    """Stored uint8 images -> the network's input, and back for looking at."""
+    """Stored images -> the network's input, and back for looking at."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device, layout: torch.memory_format) -> None:
         self.resolution = preprocessing.resolution
+        self.scale = preprocessing.scale
         self.mean = torch.tensor(preprocessing.mean, device=device)
         self.std = torch.tensor(preprocessing.std, device=device)
         self.layout = layout
 
     @property
     def mean_colour(self) -> Tensor:
-        """The uint8 colour (3,) that becomes about 0 in the network's input."""
-        return (self.mean * 255).round().to(torch.uint8)
+        """The colour (C,), of the images' type, that becomes about 0 in the network's input."""
+        return (self.mean * 255).round().to(torch.uint8) if self.scale == 255 else self.mean
 
     def __call__(self, images: Tensor, resolution: int | None = None) -> Tensor:
-        """uint8 (B, H, W, 3) -> fp32 (B, 3, R, R), R being `resolution` or the one of evaluation."""
-        return augment.normalise(images, self.mean, self.std, resolution or self.resolution, self.layout)
+        """(B, H, W, C) -> fp32 (B, C, R, R), R being `resolution` or the one of evaluation."""
+        side = resolution or self.resolution
+        return augment.normalise(images, self.mean, self.std, side, self.layout, self.scale)
 
     def normalise(self, planes: Tensor) -> Tensor:
-        """Planes fp32 (B, 3, R, R) with values in 0..255 -> the network's input. Changes `planes`."""
-        return policies.normalise(planes, self.mean, self.std, self.layout)
+        """Planes fp32 (B, C, R, R) with the images' values -> the network's input. Changes `planes`."""
+        return policies.normalise(planes, self.mean, self.std, self.layout, self.scale)
 
     def undo(self, inputs: Tensor) -> Tensor:
-        """Network inputs -> images fp32 (B, 3, R, R) with values in 0..1."""
+        """Network inputs of uint8 images -> fp32 (B, C, R, R) with values in 0..1."""
         return (inputs * self.std[:, None, None] + self.mean[:, None, None]).clamp(0, 1)
+
+    def shown(self, inputs: Tensor) -> Tensor:
+        """Network inputs -> colours fp32 (B, 3, R, R) in 0..1: the first three channels, or the only one.
+
+        Values in other units than uint8's go from black to white within two standard deviations of their mean.
+        """
+        values = self.undo(inputs) if self.scale == 255 else (inputs / 4 + 0.5).clamp(0, 1)
+        return values[:, :3] if values.shape[1] >= 3 else values[:, :1].expand(-1, 3, -1, -1)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ Scale = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 def fill(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The largest centred part of uint8 (H, W, 3) with the shape asked for, scaled to (height, width, 3).
+    """The largest centred part of (H, W, C) with the shape asked for, scaled to (height, width, C).
 
     Pixels that have the size already stay as they are. (torch's uint8 kernel: twice as fast as Pillow's.)
     """
@@ -35,12 +35,17 @@ def fill(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def fill_without_torch(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """`fill` by Pillow: a few values in a hundred are rounded otherwise, by at most 2 of 255."""
-    part = Image.fromarray(_centre(pixels, height, width))
-    return np.asarray(part.resize((width, height), Image.Resampling.BILINEAR))
+    part = _centre(pixels, height, width)
+    if part.dtype == np.uint8 and part.shape[2] == 3:
+        return np.asarray(Image.fromarray(part).resize((width, height), Image.Resampling.BILINEAR))
+    planes = (
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR) for plane in np.moveaxis(part, 2, 0)
+    )
+    return np.stack(list(map(np.asarray, planes)), axis=2)
 
 
 def _centre(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The largest centred part of (H, W, 3) that has the shape of (height, width)."""
+    """The largest centred part of (H, W, C) that has the shape of (height, width)."""
     scale = min(pixels.shape[0] / height, pixels.shape[1] / width)
     rows, columns = (max(1, round(scale * side)) for side in (height, width))
     top, left = (pixels.shape[0] - rows) // 2, (pixels.shape[1] - columns) // 2
@@ -84,6 +89,11 @@ def _pixels(data: bytes, size: int) -> np.ndarray:
     if image.format == "PNG":
         Image.open(io.BytesIO(data)).verify()  # checksums, which loading leaves out: damage would become noise
     image.draft("", (2 * size, 2 * size))  # large JPEGs are decoded at 1/2, 1/4 or 1/8, which is far faster
+    return upright(image)
+
+
+def upright(image: Image.Image) -> np.ndarray:
+    """What `decode` makes of an open image before it is scaled: uint8 (H, W, 3)."""
     if _orientation(image) in range(2, 9):
         image = ImageOps.exif_transpose(image)
     return _rgb(image)

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: uint8 images and labels, and how to read them."""
+"""What a data set is to the rest of the program: images and labels, and how to read them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,13 +22,18 @@ WHOLE_NUMBERS = (
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, H, W, 3) uint8, in memory or stored elsewhere, and labels (N,) int64, on the run's device."""
+    """Images (N, H, W, C), uint8 or fp32, in memory or stored elsewhere, and labels (N,) int64, on the run's device."""
 
     images: Tensor | StoredImages
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the images; stored files are uint8."""
+        return getattr(self.images, "dtype", torch.uint8)
 
     def take(self, index: Tensor) -> "Split":
         """Some of the images, in the order of `index` (numbers, or a mask); stored ones stay where they are."""
@@ -41,7 +46,7 @@ class Split:
         return Split(images, self.labels.to(device))
 
     def batches(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The images (B, H, W, 3) of each batch of indices, in order, on the device of the labels."""
+        """The images (B, H, W, C) of each batch of indices, in order, on the device of the labels."""
         if isinstance(self.images, Tensor):
             return (self.images[batch] for batch in batches)
         device, stored = self.labels.device, self.images.batches([batch.cpu() for batch in batches])
@@ -56,8 +61,8 @@ class Split:
 class ImageData:
     """A data set as a source gives it; `dataset=custom` functions return one of these.
 
-    Images are uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W), as numpy arrays or tensors; labels are whole
-    numbers from 0 to len(class_names) - 1.
+    Images are (N, H, W, C) or (N, H, W), uint8 or floating-point in any units, as numpy arrays or tensors; labels are
+    whole numbers from 0 to len(class_names) - 1.
     """
 
     train_images: Any
@@ -76,11 +81,17 @@ class Preprocessing:
     """
 
     resolution: int
-    mean: tuple[float, ...]  # per channel, in 0..1
+    mean: tuple[float, ...]  # per channel, of values divided by `scale`
     std: tuple[float, ...]
     stored: tuple[int, int]
     interpolation: str = "bilinear"
     crop_ratio: float = 1.0  # the central share of each side that is used
+    scale: float = 255.0  # of uint8 images; 1 of floating-point ones
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input."""
+        return len(self.mean)
 
 
 @dataclass(frozen=True)
@@ -100,17 +111,22 @@ class Dataset:
         return replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
 
 
-def make_split(images: Any, labels: Any, classes: int, what: str) -> Split:
-    """Checks one split of a source and brings it into the common form. Raises RunError naming what is wrong."""
+def make_split(images: Any, labels: Any, classes: int, what: str, channels: int | None = None) -> Split:
+    """Checks one split of a source and brings it into the common form. Raises RunError naming what is wrong.
+
+    channels: that the network takes (model.in_channels); None: as many as there are, grey images repeated to three.
+    """
     images, labels = _tensor(images, f"{what} images"), _tensor(labels, f"{what} labels")
-    if images.dtype != torch.uint8:
-        raise RunError(f"{what} images are {images.dtype}; give uint8 values from 0 to 255")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise RunError(f"{what} images are {images.dtype}; give uint8 values from 0 to 255, or floating-point ones")
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise RunError(
-            f"{what} images have the shape {tuple(images.shape)}; give (N, H, W, 3), (N, H, W, 1) or (N, H, W)"
-        )
+    if images.ndim != 4 or _is_channels_first(*images.shape[1:]):
+        raise RunError(f"{what} images have the shape {tuple(images.shape)}; give (N, H, W, C) or (N, H, W)")
+    if images.is_floating_point():
+        images = images.float()
+        if not images.isfinite().all():
+            raise RunError(f"{what} images have values that are not finite numbers")
     if 0 in images.shape[1:]:
         raise RunError(f"{what} images have the shape {tuple(images.shape)}, without a pixel")
     if labels.dtype not in WHOLE_NUMBERS or labels.shape != images.shape[:1]:
@@ -125,7 +141,21 @@ def make_split(images: Any, labels: Any, classes: int, what: str) -> Split:
         raise RunError(
             f"{what} labels go from {labels.min()} to {labels.max()}; {classes} classes have 0 to {classes - 1}"
         )
-    return Split(images.expand(-1, -1, -1, 3).contiguous(), labels)
+    return Split(_with_channels(images, channels, what).contiguous(), labels)
+
+
+def _is_channels_first(first: int, second: int, last: int) -> bool:
+    """Whether it is rather (C, H, W) of grey or coloured images than (H, W, C)."""
+    return last not in (1, 3) and first in (1, 3) and first < second
+
+
+def _with_channels(images: Tensor, wanted: int | None, what: str) -> Tensor:
+    found = images.shape[3]
+    if found == 1 and wanted in (None, 3):
+        return images.expand(-1, -1, -1, 3)
+    if wanted not in (None, found):
+        raise RunError(f"model.in_channels={wanted}, but {what} images have {found} channels: leave it out")
+    return images
 
 
 def _tensor(values: Any, what: str) -> Tensor:
@@ -158,15 +188,19 @@ def hold_out(split: Split, seed: int, fraction: float) -> tuple[Split, Split]:
     return split.take(~held), split.take(held)
 
 
-def channel_statistics(chunks: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel in 0..1 of uint8 images, given as chunks of any shape (..., 3)."""
-    totals, pixels = torch.zeros(2, 3, dtype=torch.float64), 0
+def channel_statistics(chunks: Iterable[Tensor], scale: float = 255.0) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of values divided by `scale`, of chunks of any shape (..., C).
+
+    One that cannot be divided by becomes 1 / 255 for uint8 images, 1 for others.
+    """
+    sums, squares, pixels = torch.zeros(()), torch.zeros(()), 0
     for chunk in chunks:
-        values = chunk.double().view(-1, 3) / 255
-        totals += torch.stack([values.sum(0), values.square().sum(0)])
+        values = chunk.double().flatten(0, -2) / scale
+        sums, squares = sums + values.sum(0), squares + values.square().sum(0)
         pixels += len(values)
-    mean, square = totals / pixels
-    std = (square - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
+    mean = sums / pixels
+    std = (squares / pixels - mean.square()).clamp_min(0).sqrt()
+    std = std.clamp_min(1 / 255) if scale == 255 else torch.where(std > 0, std, 1.0)
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

@@ -148,9 +148,9 @@ def sample_within(planes: Tensor, across: Tensor, down: Tensor) -> Tensor:
     return sample(planes, across, down, "zeros")
 
 
-def normalise(planes: Tensor, mean: Tensor, std: Tensor, layout: torch.memory_format) -> Tensor:
-    """Values in 0..255 -> the network's input; `mean` and `std` (3,) are in 0..1. Changes `planes`."""
-    scaled = planes.sub_((mean * 255)[:, None, None]).mul_((1 / (std * 255))[:, None, None])
+def normalise(planes: Tensor, mean: Tensor, std: Tensor, layout: torch.memory_format, scale: float = 255.0) -> Tensor:
+    """The images' values (B, C, R, R) -> the network's input; see `augment.normalise`. Changes `planes`."""
+    scaled = planes.sub_((mean * scale)[:, None, None]).mul_((1 / (std * scale))[:, None, None])
     return scaled.contiguous(memory_format=layout)
 
 

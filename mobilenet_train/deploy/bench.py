@@ -58,6 +58,7 @@ class Bench:
     device: torch.device
     training_step: TrainingStep
     network: Network
+    channels: int = 3  # of the images
 
     def run(self, settings: Sequence[Setting], seconds: float) -> list[Row]:
         """Times all settings for about `seconds` each, taking turns. Raises RunError if a runtime is not installed."""
@@ -72,7 +73,7 @@ class Bench:
     def _calls(self, settings: Sequence[Setting]) -> Iterator[tuple[Setting, Call]]:
         files: dict[Setting, bytes] = {}
         for s in settings:
-            images = noise(s.batch, s.resolution)
+            images = noise(s.batch, s.resolution, self.channels)
             if s.runtime == "train":
                 yield s, self.training_step(s)
             elif s.runtime == "eager":
@@ -87,13 +88,13 @@ class Bench:
         """A setting's network as its runtime's file, which is written once for every batch and thread count."""
         s = replace(setting, batch=1, threads=1)
         if s not in files:
-            calibration = [noise(1, s.resolution)] if s.runtime.endswith("int8") else None
+            calibration = [noise(1, s.resolution, self.channels)] if s.runtime.endswith("int8") else None
             if s.runtime.startswith("executorch"):
-                files[s] = to_executorch(self.network(s), s.resolution, {}, calibration)
+                files[s] = to_executorch(self.network(s), s.resolution, {}, self.channels, calibration)
             elif calibration:
                 files[s] = quantise(self._exported(replace(s, runtime="onnx"), files), calibration)
             else:
-                files[s] = to_onnx(self.network(s), s.resolution, {})
+                files[s] = to_onnx(self.network(s), s.resolution, {}, self.channels)
         return files[s]
 
 
@@ -102,6 +103,7 @@ def new_bench(
     device: str,
     training_step: Callable[[Setting, int, str], Call],
     network: Network | None = None,
+    channels: int = 3,
 ) -> Bench:
     """What times settings: of `network`, or of our networks with random weights. Raises RunError without the device."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -113,9 +115,10 @@ def new_bench(
         options = {"num_classes": classes, "resolution": setting.resolution, "width_mult": setting.width}
         return NETWORKS[setting.model](**options).eval().requires_grad_(False)
 
-    return Bench(
-        torch.device(device), lambda setting: training_step(setting, classes, device), network or random_network
-    )
+    def step(setting: Setting) -> Call:
+        return training_step(setting, classes, device)
+
+    return Bench(torch.device(device), step, network or random_network, channels)
 
 
 def run_settings(
@@ -135,16 +138,16 @@ def time_file(path: Path, batches: Sequence[int], threads: Sequence[int], second
         for batch in batches:
             setting = Setting(file.network, file.width, file.resolution, batch, count, runtime)
             side = file.resolution
-            pixels, values = (batch, side, side, 3), (batch, 3, side, side)
+            pixels, values = (batch, side, side, 3), (batch, len(file.mean), side, side)
             images = np.zeros(pixels, np.uint8) if file.pixels else np.zeros(values, np.float32)
             calls[setting] = partial(file.forward, images)
     machine = describe_machine()
     return [Row(setting, timing, machine) for setting, timing in measure(calls, seconds).items()]
 
 
-def noise(batch: int, resolution: int) -> Tensor:
-    """Inputs (batch, 3, resolution, resolution); what the images show does not change how long they take."""
-    return torch.randn(batch, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+def noise(batch: int, resolution: int, channels: int = 3) -> Tensor:
+    """Inputs (batch, channels, resolution, resolution); what the images show does not change how long they take."""
+    return torch.randn(batch, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
 
 
 def noise_images(count: int, size: int, classes: int) -> ImageData:

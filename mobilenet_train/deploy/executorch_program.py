@@ -26,12 +26,13 @@ def to_executorch(
     model: nn.Module,
     resolution: int,
     properties: Mapping[str, str],
+    channels: int = 3,
     calibration: Iterable[Tensor] | None = None,
 ) -> bytes:
     """The network as a serialised program whose method `forward` takes 1 to MOST_IMAGES images.
 
-    (N, 3, resolution, resolution) fp32 -> (N, classes). Each of `properties` becomes a method that returns it. With
-    `calibration`, batches (N, 3, resolution, resolution), weights and activations are int8, in the ranges seen there.
+    (N, channels, resolution, resolution) fp32 -> (N, classes). Each of `properties` becomes a method that returns it.
+    With `calibration`, batches of such inputs, weights and activations are int8, in the ranges seen there.
     """
     with torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own internals
@@ -39,7 +40,7 @@ def to_executorch(
         partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
         # a checkpoint's weights are channels-last, which its passes refuse
         network = deepcopy(model).eval().to(memory_format=torch.contiguous_format)
-        images = torch.zeros(2, 3, resolution, resolution)
+        images = torch.zeros(2, channels, resolution, resolution)
         suited: nn.Module = suited_to_xnnpack(traced(network, images))
         if calibration is not None:
             suited = quantise(traced(suited, images).module(check_guards=False), calibration)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class Source:
 
     def onnx_graph_of(self, model: nn.Module) -> bytes:
         """One of its networks as an ONNX graph."""
-        return to_onnx(model, self.run.preprocessing.resolution, properties(self.run, self.pixels))
+        pre = self.run.preprocessing
+        return to_onnx(model, pre.resolution, properties(self.run, self.pixels), pre.channels)
 
     @cached_property
     def tuned(self) -> nn.Module:
@@ -106,20 +108,32 @@ class DeployRow:
     timing: Timing  # one image, one thread
 
 
+OTHER_INPUT = {"input": "images (N, C, resolution, resolution)", "formula": "(value / scale - mean) / std"}
 FLOAT_INPUT = {"input": "images (N, 3, resolution, resolution), RGB", "formula": "(pixel / 255 - mean) / std"}
 PIXEL_INPUT = {"input": "images (N, resolution, resolution, 3), uint8 RGB", "formula": "pixel"}
 
 
 def properties(run: TrainedRun, pixels: bool = False) -> Properties:
     """Labels and preprocessing as every export holds them: strings, JSON where they are more than one word."""
-    layout, model = PIXEL_INPUT if pixels else FLOAT_INPUT, run.config.model
+    rgb, model = is_rgb(run.preprocessing), run.config.model
+    layout = PIXEL_INPUT if pixels else FLOAT_INPUT if rgb else OTHER_INPUT
     return {
         "producer": f"mnet-train {__version__}",
         "network": model.name,
         "width": f"{model.width_mult:g}" if isinstance(model, NetworkConfig) else "1",
         "labels": json.dumps(run.class_names, ensure_ascii=False),
-        "preprocessing": json.dumps({**asdict(run.preprocessing), **layout}),
+        "preprocessing": json.dumps({**_recorded(run.preprocessing), **layout}),
     }
+
+
+def _recorded(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What a file holds of it; the scale of uint8 images is not named, as in files of older versions."""
+    return {key: value for key, value in asdict(preprocessing).items() if (key, value) != ("scale", 255)}
+
+
+def is_rgb(preprocessing: Preprocessing) -> bool:
+    """Whether images are uint8 in three channels."""
+    return preprocessing.channels == 3 and preprocessing.scale == 255
 
 
 # --- the formats
@@ -169,15 +183,15 @@ def _load_safetensors(path: Path, run: TrainedRun) -> tuple[Logits, Properties]:
 
 
 def _write_executorch(source: Source) -> bytes:
-    run = source.run
-    return to_executorch(run.model, run.preprocessing.resolution, properties(run))
+    run, pre = source.run, source.run.preprocessing
+    return to_executorch(run.model, pre.resolution, properties(run), pre.channels)
 
 
 def _write_executorch_int8(source: Source) -> bytes:
-    run, calibration = source.run, calibration_batches(source.run, source.dataset.train)
-    return to_executorch(
-        source.tuned, run.preprocessing.resolution, {**properties(run), INT8_PROPERTY: "int8"}, calibration
-    )
+    run, pre = source.run, source.run.preprocessing
+    labelled = {**properties(run), INT8_PROPERTY: "int8"}
+    calibration = calibration_batches(run, source.dataset.train)
+    return to_executorch(source.tuned, pre.resolution, labelled, pre.channels, calibration)
 
 
 def _load_executorch(path: Path, _: TrainedRun) -> tuple[Logits, Properties]:
@@ -203,9 +217,11 @@ def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float
     that is more than `max_drop` points of top-1 below the network is in the table, but not in the folder.
     Raises RunError for an export that cannot be loaded, or whose logits, labels or preprocessing are not the network's.
     """
+    run, dataset = source.run, source.dataset
+    if source.pixels and not is_rgb(run.preprocessing):
+        raise RunError("--input uint8 is for networks of uint8 images with three channels; leave it out")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    run, dataset = source.run, source.dataset
     itself = eager_logits(deepcopy(run.model), CPU)
     compared = PixelLogits.of(itself, run.preprocessing) if source.pixels else itself
     reference = all_logits(compared, dataset.test, run.preprocessing)
@@ -294,7 +310,7 @@ def one_image_timings(loaded: Sequence[Logits], run: TrainedRun) -> list[Timing]
     calls = {
         number: timed(logits.of_pixels, torch.zeros(1, side, side, 3, dtype=torch.uint8), 1)
         if isinstance(logits, PixelLogits)
-        else timed(logits, torch.zeros(1, 3, side, side), 1)
+        else timed(logits, torch.zeros(1, run.preprocessing.channels, side, side), 1)
         for number, logits in enumerate(loaded)
     }
     threads = torch.get_num_threads()

@@ -12,15 +12,15 @@ from mobilenet_train.errors import require
 from mobilenet_train.inference.onnx_file import INPUT, OUTPUT
 
 
-def to_onnx(model: nn.Module, resolution: int, properties: Mapping[str, str]) -> bytes:
+def to_onnx(model: nn.Module, resolution: int, properties: Mapping[str, str], channels: int = 3) -> bytes:
     """The network as a serialised ONNX graph, batch-norm folded into the convolutions before it.
 
-    Input "images" (batch, 3, resolution, resolution) and output "logits" (batch, classes), fp32, for any batch.
+    Input "images" (batch, channels, resolution, resolution) and output "logits" (batch, classes), fp32, for any batch.
     `properties` become the graph's metadata.
     """
     onnx = require("onnx")
     require("onnxscript")
-    images = torch.zeros(2, 3, resolution, resolution)  # one image would fix N at 1
+    images = torch.zeros(2, channels, resolution, resolution)  # one image would fix N at 1
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the exporter's own internals
         program = torch.export.export(model.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("N")},))

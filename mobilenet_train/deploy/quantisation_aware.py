@@ -39,7 +39,7 @@ def fine_tuned(run: TrainedRun, dataset: Dataset, epochs: int, log: Callable[[st
     batches = make_batches(config, data, runtime.memory_format, runtime.ranks).train
     model = deepcopy(run.model).requires_grad_(True)
     model.to(runtime.device).to(memory_format=runtime.memory_format)
-    network = rounded(model, run.preprocessing.resolution)
+    network = rounded(model, run.preprocessing.resolution, run.preprocessing.channels)
     optimizer = torch.optim.SGD(network.parameters(), lr=PEAK_LEARNING_RATE, momentum=MOMENTUM, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     for epoch in range(epochs):
@@ -67,16 +67,16 @@ def _for_fine_tuning(run: TrainedRun) -> TrainConfig:
     )
 
 
-def rounded(model: nn.Module, resolution: int) -> fx.GraphModule:
+def rounded(model: nn.Module, resolution: int, channels: int = 3) -> fx.GraphModule:
     """The network with weights and activations rounded where `onnx_int8.quantise` has onnxruntime round them.
 
     XNNPACK rounds nearly all of them too.
 
-    (N, 3, resolution, resolution) -> (N, classes). The parameters are named as the model's. A weight is rounded
+    (N, channels, resolution, resolution) -> (N, classes). The parameters are named as the model's. A weight is rounded
     as it is before batch-norm is folded into it: that only scales output channels, and each has a scale of its own.
     """
     parameter = next(model.parameters())
-    images = torch.zeros(2, 3, resolution, resolution, device=parameter.device)
+    images = torch.zeros(2, channels, resolution, resolution, device=parameter.device)
     program = torch.export.export(model.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("N")},))
     network = program.module(check_guards=False)
     assert isinstance(network, fx.GraphModule)

@@ -7,7 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mobilenet_train.config.schema import Cifar10Config, CustomDatasetConfig, FolderConfig
+from mobilenet_train.config.schema import (
+    Cifar10Config,
+    CustomDatasetConfig,
+    FolderConfig,
+    IndianPinesConfig,
+    TorchvisionConfig,
+)
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing, same_images
 from mobilenet_train.data.sources import load
@@ -52,6 +58,20 @@ class Evaluated:
     def right(self) -> int:
         """How many images are classified correctly."""
         return round(self.score.top1 * len(self.labels) / 100)
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa in percent: agreement with the labels beyond that of chance."""
+        counts = confusion_matrix(self, self.logits.shape[1]).double() / len(self.labels)
+        agreed, chance = counts.trace(), counts.sum(0) @ counts.sum(1)
+        return 100 * float((agreed - chance) / (1 - chance)) if chance < 1 else 100.0
+
+    @property
+    def average_accuracy(self) -> float:
+        """The mean over the classes of the share of their images that is classified correctly, in percent."""
+        counts = confusion_matrix(self, self.logits.shape[1]).double()
+        there = counts.sum(1) > 0
+        return 100 * float((counts.diag()[there] / counts.sum(1)[there]).mean())
 
     @property
     def calibration_error(self) -> float:
@@ -111,10 +131,10 @@ def load_test_data(run: TrainedRun, root: str | Path | None, trust_factory: bool
             "and called; if you know it, add --trust-factory"
         )
     if root is not None:
-        if not isinstance(config, Cifar10Config | FolderConfig):
+        if not isinstance(config, Cifar10Config | FolderConfig | TorchvisionConfig | IndianPinesConfig):
             raise ConfigError(f"--data {root} has no effect: dataset={config.name} is not read from a folder")
         config = replace(config, root=str(root))
-    dataset = load(config)
+    dataset = load(config, channels=run.config.model.in_channels)
     if dataset.class_names != run.class_names:
         raise RunError(
             f"the run has {len(run.class_names)} classes ({_some(run.class_names)}), the data set has "
@@ -153,7 +173,9 @@ def resolution_curve(
     for resolution in sorted({*resolutions, run.preprocessing.resolution}):
         preprocessing = replace(run.preprocessing, resolution=resolution)
         score, _ = _score(run.model, dataset, preprocessing, run.config.eval.batch_size, runtime)
-        yield ResolutionPoint(resolution, count_costs(run.model, resolution).multiply_adds, score)
+        yield ResolutionPoint(
+            resolution, count_costs(run.model, resolution, preprocessing.channels).multiply_adds, score
+        )
 
 
 def verify(run: TrainedRun, dataset: Dataset, evaluated: Sequence[Evaluated], runtime: Runtime) -> Verdict:

@@ -11,6 +11,7 @@ from torch import Tensor
 from mobilenet_train.console import printable
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing
+from mobilenet_train.data.indian_pines import Windows
 from mobilenet_train.disk import replacing
 from mobilenet_train.inference.evaluate import Evaluated, ResolutionPoint, confusion_matrix, worst_mistakes
 from mobilenet_train.inference.heat_maps import heat_maps
@@ -119,7 +120,28 @@ def as_seen(dataset: Dataset, preprocessing: Preprocessing, index: Tensor) -> tu
     chosen = dataset.test.take(index.to(dataset.test.labels.device))
     batches = EvalBatches(chosen, preprocessing, len(index), torch.contiguous_format)
     inputs, _ = next(iter(batches))
-    return inputs, batches.prepare.undo(inputs).cpu()
+    return inputs, batches.prepare.shown(inputs).cpu()
+
+
+def draw_map(evaluated: Evaluated, dataset: Dataset, path: Path) -> None:
+    """The labels of an image that is seen in windows, what the test pixels were taken for, and which are wrong."""
+    train, test = dataset.train, dataset.test
+    assert isinstance(train.images, Windows)
+    assert isinstance(test.images, Windows)
+    truth = torch.full(test.images.sides, torch.nan)
+    prediction, errors = truth.clone(), truth.clone()
+    for split, windows in ((train, train.images), (test, test.images)):
+        truth[tuple(windows.pixels.T)] = split.labels.float().cpu()
+    tested = tuple(test.images.pixels.T)
+    prediction[tested] = evaluated.predicted.float()
+    errors[tested] = (evaluated.predicted != evaluated.labels).float()
+    with figure(path, 13, 4.8) as made:
+        panels = zip(made.subplots(1, 3), ("labels", "test pixels, predicted", "errors"), strict=True)
+        for (axes, title), values in zip(panels, (truth, prediction, errors), strict=True):
+            colours = {"cmap": "tab20", "vmin": 0, "vmax": 19} if title != "errors" else {"cmap": "coolwarm"}
+            axes.imshow(values.numpy(), interpolation="nearest", **colours)
+            axes.set_title(title)
+            axes.axis("off")
 
 
 def draw_resolutions(points: Sequence[ResolutionPoint], own: int, path: Path) -> None:

@@ -40,7 +40,8 @@ def info(
             raise ConfigError(f"{name}={value} goes with a network's name ({', '.join(NETWORKS)}); a run has its own")
     check_source(source, NETWORKS)
     run = load_run(source, trust_factory=trust_factory)
-    return describe_network(run.model, resolution or run.preprocessing.resolution, run.config.model.name)
+    pre = run.preprocessing
+    return describe_network(run.model, resolution or pre.resolution, run.config.model.name, pre.channels)
 
 
 def _of_name(name: str, resolution: int, options: dict[str, Any]) -> NetworkInfo:

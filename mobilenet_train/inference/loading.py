@@ -1,7 +1,7 @@
 """A run folder or checkpoint file -> the trained network, its classes and its preprocessing. Runs no code from them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.inference.run_path import trained_path
 from mobilenet_train.models.build import build_model
 from mobilenet_train.results import EpochResult
+from mobilenet_train.runtime import Runtime, set_up
 from mobilenet_train.training.state import result_from_dict
 
 Weights = Literal["raw", "ema"]
@@ -82,6 +83,19 @@ def load_run(source: str | Path, weights: Weights = "raw", *, trust_factory: boo
     return _rebuild(checkpoint.load(path), path, folder, weights, trust_factory, warning=None)
 
 
+def runtime_like(config: TrainConfig, device: str, threads: int | None) -> Runtime:
+    """A run's precision and layout on a device; a reduced precision that it lacks becomes the one it would choose.
+
+    Raises RunError if the device does not exist.
+    """
+    custom = not isinstance(config.model, NetworkConfig)
+    asked = replace(config.device, name=device, threads=threads, sync_batch_norm=False)
+    try:
+        return set_up(asked, custom=custom)
+    except ConfigError:
+        return set_up(replace(asked, precision="auto"), custom=custom)
+
+
 def _load_folder(folder: Path, weights: Weights, trust_factory: bool) -> TrainedRun:
     checkpoints = folder / "checkpoints"
     saved, warning = checkpoint.load_latest(checkpoints)
@@ -100,7 +114,7 @@ def _rebuild(
         class_names = tuple(map(str, saved["class_names"]))
         return TrainedRun(
             folder=folder,
-            model=_network(saved, config, len(class_names), path, weights),
+            model=_network(saved, config, (len(class_names), len(saved["preprocessing"]["mean"])), path, weights),
             weights=weights,
             class_names=class_names,
             preprocessing=_preprocessing(saved["preprocessing"]),
@@ -124,15 +138,18 @@ def _check_trust(config: TrainConfig, path: Path, trust_factory: bool) -> None:
 
 
 def _network(
-    saved: Mapping[str, Any], config: TrainConfig, num_classes: int, path: Path, weights: Weights
+    saved: Mapping[str, Any], config: TrainConfig, sizes: tuple[int, int], path: Path, weights: Weights
 ) -> nn.Module:
-    """The network with the checkpoint's weights. Ours are built without memory, so a false size costs nothing."""
+    """The network of `sizes` (classes, channels) with the checkpoint's weights.
+
+    Ours are built without memory, so a false size costs nothing.
+    """
     values = saved["model" if weights == "raw" else "ema"]
     if values is None:
         raise RunError(f"{path} has no moving average (the run had ema.decay=0): use the raw weights")
-    ours = isinstance(config.model, NetworkConfig)
+    ours = not isinstance(config.model, CustomModelConfig)
     with torch.random.fork_rng(devices=[]), torch.device("meta" if ours else "cpu"):
-        model = build_model(config, num_classes)
+        model = build_model(config, *sizes)
     model.load_state_dict(values, assign=ours)
     return model.eval().requires_grad_(False)
 

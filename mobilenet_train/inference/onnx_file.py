@@ -38,26 +38,28 @@ class FileClassifier:
     """What an exported file holds: the network, its classes, and how images become its input."""
 
     forward: Callable[[np.ndarray], np.ndarray]  # inputs (N, ...) -> logits fp32 (N, classes)
-    pixels: bool  # inputs are uint8 (N, R, R, 3), not normalised fp32 (N, 3, R, R)
+    pixels: bool  # inputs are uint8 (N, R, R, 3), not normalised fp32 (N, C, R, R)
     network: str
     width: float
     class_names: tuple[str, ...]
     resolution: int
-    mean: np.ndarray  # fp32 (3,), in 0..1
+    mean: np.ndarray  # fp32 (C,), of values divided by `scale`
     std: np.ndarray
     stored: tuple[int, int]  # height and width to which an image is cut and scaled first
     crop_ratio: float  # the central share of each side that is used then
+    scale: float  # 255 for uint8 images, 1 for floating-point ones
 
     def stream(self, images: Sequence[ImageLike], top: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
         """A Prediction for each image, in order, a batch at a time; one that cannot be read has an `error`."""
         return predictions(images, batch_size, self._pixels, lambda pixels: self._rank(pixels, top))
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
-        """Stored images uint8 (N, H, W, 3) -> fp32 (N, classes)."""
+        """Stored images (N, H, W, C) -> fp32 (N, classes)."""
         return self.forward(self._inputs(pixels))
 
     def _pixels(self, image: ImageLike) -> np.ndarray:
-        return pixels_of(image, lambda data: decode(data, *self.stored, fill_without_torch), self._fill)
+        read = lambda data: decode(data, *self.stored, fill_without_torch)  # noqa: E731
+        return pixels_of(image, len(self.mean), self.scale, read, self._fill)
 
     def _fill(self, pixels: np.ndarray) -> np.ndarray:
         return fill_without_torch(pixels, *self.stored)
@@ -78,13 +80,13 @@ class FileClassifier:
         part = pixels[:, top : top + height, left : left + width]
         if self.pixels:
             return np.ascontiguousarray(np.stack([_resized(image, self.resolution) for image in part]))
-        values = (part.astype(np.float32) - self.mean * 255) * (1 / (self.std * 255))
+        values = (part.astype(np.float32) - self.mean * self.scale) * (1 / (self.std * self.scale))
         planes = [[_resized(plane, self.resolution) for plane in image.transpose(2, 0, 1)] for image in values]
         return np.array(planes, np.float32)
 
 
 def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
-    """uint8 (H, W, 3) or fp32 (H, W) -> `side` pixels on each side, bilinear, with antialiasing where it shrinks."""
+    """uint8 (H, W, 3) or (H, W), or fp32 (H, W) -> `side` pixels a side, bilinear, antialiased where it shrinks."""
     if pixels.shape[:2] == (side, side):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
@@ -128,6 +130,7 @@ def classifier_of_file(
             std=std,
             stored=(height, width),
             crop_ratio=values["crop_ratio"],
+            scale=values.get("scale", 255.0),  # which files of older versions lack
         )
     except (LookupError, TypeError, ValueError) as error:
         raise RunError(f"{path} does not name labels and preprocessing, as the files of mnet-export do") from error

@@ -32,13 +32,19 @@ class Classifier:
         self._prepare = Preprocessor(run.preprocessing, device, layout)
         self._stored = run.preprocessing.stored
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:3]) + (", ..." if len(self.class_names) > 3 else "")
+        network, side = self.run.config.model.name, self.run.preprocessing.resolution
+        return f"Classifier({network} at {side}x{side}, {len(self.class_names)} classes: {names}; {self.run.folder})"
+
     def __call__(self, x: Tensor) -> Tensor:
         """Network inputs, as `preprocess` makes them, to logits (N, classes)."""
         return self.model(x)
 
     def predict(self, images: ImageLike | Sequence[ImageLike], top: int = 5, batch_size: int = 64) -> list[Prediction]:
-        """The `top` likeliest classes of one image or several: file names, or arrays (H, W, 3) or (H, W) of uint8.
+        """The `top` likeliest classes of one image or several.
 
+        An image is a file name, an image of PIL, or an array (H, W, C) or (H, W) as the network was trained with.
         Raises RunError naming an image that cannot be read.
         """
         found = list(self.stream(_as_list(images), top, batch_size))
@@ -73,7 +79,7 @@ class Classifier:
             raise RunError(f"only MobileNets have heat maps; this is a {type(self.model).__name__}")
         inputs = self.preprocess(image)
         heat = heat_maps(self.model, inputs, torch.tensor([self.class_names.index(label)], device=self.device))
-        return self._prepare.undo(inputs)[0].cpu(), heat[0].cpu()
+        return self._prepare.shown(inputs)[0].cpu(), heat[0].cpu()
 
     @torch.inference_mode()
     def _rank(self, pixels: np.ndarray[Any, Any], top: int) -> list[Ranked]:
@@ -90,8 +96,10 @@ class Classifier:
 
     def _pixels(self, image: ImageLike) -> np.ndarray[Any, Any]:
         """An image as training would have stored it. Raises BadImageError."""
-        stored = self._stored
-        return pixels_of(image, lambda data: decode(data, *stored), lambda pixels: fill(pixels, *stored))
+        stored, pre = self._stored, self.run.preprocessing
+        return pixels_of(
+            image, pre.channels, pre.scale, lambda data: decode(data, *stored), lambda pixels: fill(pixels, *stored)
+        )
 
 
 def load(
@@ -111,4 +119,4 @@ def load(
 
 
 def _as_list(images: ImageLike | Sequence[ImageLike]) -> Sequence[ImageLike]:
-    return [images] if isinstance(images, str | Path | np.ndarray) else images
+    return [images] if isinstance(images, ImageLike) else images

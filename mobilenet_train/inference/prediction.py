@@ -1,5 +1,6 @@
 """Images in, class names and probabilities out: what every classifier here shares. Imports no torch."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from mobilenet_train.data.decode import upright
 from mobilenet_train.data.listing import SUFFIXES, BadImageError
 from mobilenet_train.disk import expanded, regular
 from mobilenet_train.errors import RunError
@@ -18,7 +21,7 @@ from mobilenet_train.errors import RunError
 STDIN = "-"
 MISSING = "does not exist"
 
-ImageLike = str | Path | np.ndarray[Any, Any]  # an image file, or uint8 (H, W, 3) or (H, W)
+ImageLike = str | Path | np.ndarray | Image.Image  # an image file or .npy file, (H, W, C) or (H, W), an image of PIL
 Ranked = tuple[tuple[str, float], ...]  # (class name, probability from 0 to 1), the likeliest first
 
 
@@ -65,10 +68,25 @@ def predictions(
 
 
 def pixels_of(
-    image: ImageLike, decode: Callable[[bytes], np.ndarray], fill: Callable[[np.ndarray], np.ndarray]
+    image: ImageLike,
+    channels: int,
+    scale: float,
+    decode: Callable[[bytes], np.ndarray],
+    fill: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """An image as training would have stored it: a file by `decode`, an array by `fill`. Raises BadImageError."""
-    return fill(_array(image)) if isinstance(image, np.ndarray) else decode(_read(Path(image)))
+    """An image as training would have stored it: a file by `decode`, pixels by `fill`. Raises BadImageError.
+
+    channels, scale: of the preprocessing.
+    """
+    if isinstance(image, str | Path) and Path(image).suffix == ".npy":
+        image = _npy(Path(image))
+    if isinstance(image, np.ndarray):
+        return fill(_array(image, channels, scale))
+    if scale != 255 or channels not in (1, 3):
+        kind = "uint8" if scale == 255 else "floating-point"
+        raise BadImageError(f"is an image in colour; the network takes {kind} arrays (H, W, {channels}), also as .npy")
+    pixels = fill(upright(image)) if isinstance(image, Image.Image) else decode(_read(Path(image)))
+    return pixels if channels == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
 
 
 def find_image_files(arguments: Sequence[str]) -> list[str]:
@@ -119,9 +137,22 @@ def _read(path: Path) -> bytes:
         raise BadImageError(f"cannot be read: {error.strerror}") from error
 
 
-def _array(pixels: np.ndarray[Any, Any]) -> np.ndarray:
-    """uint8 (H, W, 3) of an array. Raises BadImageError for any other."""
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise BadImageError(f"is a {pixels.dtype} array of {pixels.shape}; give uint8 (H, W, 3) or (H, W)")
-    colours = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    return np.array(colours)  # a copy: torch takes no read-only arrays
+def _npy(path: Path) -> np.ndarray:
+    """The array of a .npy file. Raises BadImageError."""
+    try:
+        return np.lib.format.read_array(io.BytesIO(_read(path)), allow_pickle=False)
+    except ValueError as error:
+        raise BadImageError(f"is not an array: {error}") from error
+
+
+def _array(pixels: np.ndarray[Any, Any], channels: int, scale: float) -> np.ndarray:
+    """(H, W, channels) of an array of the network's kind. Raises BadImageError for any other."""
+    grey = pixels.ndim == 2 and channels in (1, 3)
+    kind = np.uint8 if scale == 255 else np.floating
+    if not np.issubdtype(pixels.dtype, kind) or not (grey or (pixels.ndim == 3 and pixels.shape[2] == channels)):
+        also = " or (H, W)" if channels in (1, 3) else ""
+        raise BadImageError(
+            f"is a {pixels.dtype} array of {pixels.shape}; give {kind.__name__} (H, W, {channels}){also}"
+        )
+    values = np.repeat(pixels[..., None], channels, axis=2) if grey else pixels
+    return np.array(values, dtype=np.uint8 if scale == 255 else np.float32)  # a copy: torch takes no read-only arrays

@@ -68,11 +68,43 @@ class ConvNormActivation(nn.Sequential):
         return convolution_norm(x, (), convolution, after)
 
 
+@dataclass(frozen=True)
+class Excitation:
+    """Kinds of squeeze-and-excite: channels are squeezed to a share, rounded to a multiple of 8."""
+
+    share: float
+    gate: str  # "hard_sigmoid" or "sigmoid"
+
+
+V3_EXCITATION = Excitation(1 / 4, "hard_sigmoid")  # MobileNetV3, section 5.3
+SENET_EXCITATION = Excitation(1 / 16, "sigmoid")  # Hu et al. 2018, "Squeeze-and-Excitation Networks", section 3
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a number in [0, 1] computed from the means of all: (N, channels, H, W) -> the same."""
+
+    def __init__(self, channels: int, kind: Excitation = V3_EXCITATION) -> None:
+        super().__init__()
+        squeezed = round_channels(channels * kind.share)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+        self.hard = kind.gate == "hard_sigmoid"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.hard and unnoticed(self.fc1, nn.Conv2d) and unnoticed(self.fc2, nn.Conv2d):
+            trained = kernels.squeeze_excite(x, self.fc1, self.fc2)
+            if trained is not None:
+                return trained
+        squeezed = linear(self.fc2, F.relu(linear(self.fc1, x.mean((2, 3)))))
+        scale = F.hardsigmoid(squeezed) if self.hard else F.sigmoid(squeezed)
+        return x * scale[:, :, None, None]
+
+
 class DepthwiseSeparable(nn.Module):
     """A 3x3 depthwise and a 1x1 pointwise convolution (MobileNets, Figure 3, right).
 
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)). The depthwise
-    convolution makes `depth_multiplier` outputs from each input channel.
+    convolution makes `depth_multiplier` outputs from each input channel; squeeze-and-excite, if any, comes last.
     """
 
     def __init__(
@@ -84,6 +116,7 @@ class DepthwiseSeparable(nn.Module):
         activation: str,
         depth_multiplier: int = 1,
         padding: str = "symmetric",
+        excitation: Excitation | None = None,
     ) -> None:
         super().__init__()
         depthwise_channels = in_channels * depth_multiplier
@@ -97,31 +130,10 @@ class DepthwiseSeparable(nn.Module):
             padding=padding,
         )
         self.pointwise = ConvNormActivation(depthwise_channels, out_channels, 1, activation=activation)
+        self.squeeze_excite = SqueezeExcitation(out_channels, excitation) if excitation else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise(self.depthwise(x))
-
-
-class SqueezeExcitation(nn.Module):
-    """Scales each channel by a number in [0, 1] computed from the means of all (MobileNetV3, section 5.3).
-
-    (N, channels, H, W) -> the same shape. Squeezes to a quarter of the channels, rounded to a multiple of 8.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        squeezed = round_channels(channels / 4)
-        self.fc1 = nn.Conv2d(channels, squeezed, 1)
-        self.fc2 = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if unnoticed(self.fc1, nn.Conv2d) and unnoticed(self.fc2, nn.Conv2d):
-            trained = kernels.squeeze_excite(x, self.fc1, self.fc2)
-            if trained is not None:
-                return trained
-        squeezed = F.relu(linear(self.fc1, x.mean((2, 3))))
-        scale = F.hardsigmoid(linear(self.fc2, squeezed))
-        return x * scale[:, :, None, None]
+        return self.squeeze_excite(self.pointwise(self.depthwise(x)))
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ class BottleneckShape:
     stride: int
     activation: str
     kernel: int = 3
-    squeeze_excite: bool = False
+    excitation: Excitation | None = None
 
     @property
     def shortcut(self) -> bool:
@@ -155,8 +167,8 @@ def bottleneck_layers(shape: BottleneckShape) -> list[ConvNormActivation | Squee
         expanded, expanded, shape.kernel, stride=shape.stride, groups=expanded, activation=activation
     )
     layers.append(depthwise)
-    if shape.squeeze_excite:
-        layers.append(SqueezeExcitation(expanded))
+    if shape.excitation:
+        layers.append(SqueezeExcitation(expanded, shape.excitation))
     layers.append(ConvNormActivation(expanded, shape.out_channels, 1, activation=None))
     return layers
 

@@ -57,7 +57,7 @@ def count_costs(model: nn.Module, resolution: int, channels: int = 3) -> Cost:
     return Cost(sum(parameter.numel() for parameter in model.parameters()), operations // 2)
 
 
-def count_costs_checked(model: nn.Module, resolution: int, num_classes: int, said: str) -> Cost:
+def count_costs_checked(model: nn.Module, resolution: int, num_classes: int, said: str, channels: int = 3) -> Cost:
     """The same of a network of the user's own, after a check that it can be trained: two images pass through it.
 
     said: how the message begins. Raises RunError that says what the network is or gives, and what is expected.
@@ -71,7 +71,7 @@ def count_costs_checked(model: nn.Module, resolution: int, num_classes: int, sai
     odd = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
     if odd:
         raise RunError(f"{said} returned a network in {odd.pop()}: leave it in float32, device.precision says the rest")
-    shape = (IMAGES_CHECKED, 3, resolution, resolution)
+    shape = (IMAGES_CHECKED, channels, resolution, resolution)
     try:
         with torch.enable_grad():
             logits, operations = _forward(model, shape)

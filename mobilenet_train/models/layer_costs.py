@@ -51,10 +51,10 @@ class NetworkInfo:
         return {"fp32": 4 * self.cost.parameters / 1e6, "int8": self.cost.parameters / 1e6}
 
 
-def describe_network(model: nn.Module, resolution: int, name: str) -> NetworkInfo:
-    """Runs one image of (3, resolution, resolution) without computing anything and notes what each layer costs."""
-    cost = count_costs(model, resolution)
-    layers = _trace(model, resolution)
+def describe_network(model: nn.Module, resolution: int, name: str, channels: int = 3) -> NetworkInfo:
+    """Runs one image of (channels, resolution, resolution) without computing and notes what each layer costs."""
+    cost = count_costs(model, resolution, channels)
+    layers = _trace(model, (1, channels, resolution, resolution))
     known = total(layers)
     if known != cost:  # a network of the user's own, with other layers
         rest = Cost(cost.parameters - known.parameters, cost.multiply_adds - known.multiply_adds)
@@ -67,7 +67,7 @@ def total(layers: Sequence[Layer]) -> Cost:
     return Cost(sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers))
 
 
-def _trace(model: nn.Module, resolution: int) -> list[Layer]:
+def _trace(model: nn.Module, shape: tuple[int, ...]) -> list[Layer]:
     """The layers of kinds that we know, in the order in which they run; a copy on the meta device runs once."""
     shadow = copy.deepcopy(model).to("meta", torch.float32).eval()
     chain = isinstance(model, MobileNet)  # its layers run one after the other, so their strides multiply
@@ -102,7 +102,7 @@ def _trace(model: nn.Module, resolution: int) -> list[Layer]:
         if isinstance(module, COUNTED) and module not in in_gates:
             module.register_forward_hook(hook(name))
     with torch.device("meta"), torch.no_grad():
-        shadow(torch.empty(1, 3, resolution, resolution))
+        shadow(torch.empty(shape))
     return layers
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from math import isfinite
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from mobilenet_train.models.blocks import (
     ACTIVATIONS,
+    SENET_EXCITATION,
+    V3_EXCITATION,
     BottleneckShape,
     ConvNormActivation,
     DepthwiseSeparable,
@@ -90,7 +92,7 @@ STEM_STRIDE = 2
 
 
 class MobileNet(nn.Module):
-    """A MobileNet: (N, 3, H, W) float images -> (N, num_classes) logits.
+    """A MobileNet: (N, in_channels, H, W) float images -> (N, num_classes) logits.
 
     `features` makes the final maps, their mean over the positions goes through `classifier`.
     `stride_plan` is how it was built; `frozen` is how many of `features` no longer learn.
@@ -131,6 +133,7 @@ def mobilenet_v1(
     *,
     num_classes: int = 1000,
     resolution: int = 224,
+    in_channels: int = 3,
     width_mult: float = 1.0,
     stride_plan: str | int = "auto",
     dropout: float = 0.001,
@@ -140,8 +143,9 @@ def mobilenet_v1(
     separable: bool = True,
     depth_multiplier: int = 1,
     padding: str = "symmetric",
+    squeeze_excite: bool = False,
 ) -> MobileNet:
-    """MobileNetV1 (arXiv:1704.04861, Table 1) for (N, 3, resolution, resolution) images.
+    """MobileNetV1 (arXiv:1704.04861, Table 1) for (N, in_channels, R, R) images.
 
     width_mult: scales all channels, rounded to multiples of 8.
     stride_plan: "auto", "imagenet" or how many of the earliest strides to drop (see `plan_strides`).
@@ -151,64 +155,73 @@ def mobilenet_v1(
     separable: False builds the paper's Conv MobileNet (Table 4), with standard 3x3 convolutions.
     depth_multiplier: outputs of a depthwise convolution per input channel, as in Keras.
     padding: of 3x3 convolutions at stride 2: "symmetric", or "tensorflow" as TensorFlow's `same` (see `TFConv2d`).
+    squeeze_excite: SENet's squeeze-and-excite after every pointwise convolution.
 
     Raises ValueError for a value out of range.
     """
     _check_options(num_classes, width_mult, dropout, activation)
+    _check_convolutions(separable, depth_multiplier, squeeze_excite)
+    nonlinearity = "relu6" if activation == "paper" else activation
+    plan = plan_strides([STEM_STRIDE, *(stride for _, stride in V1)], resolution, stride_plan)
+    block: Callable[..., nn.Module] = partial(ConvNormActivation, kernel=3)
+    if separable:
+        excitation = SENET_EXCITATION if squeeze_excite else None
+        block = partial(DepthwiseSeparable, depth_multiplier=depth_multiplier, excitation=excitation)
+    shared: dict[str, Any] = {"activation": nonlinearity, "padding": padding}
+    channels = [round_channels(width_mult * out) for out in (32, *(out for out, _ in V1))]
+    stem = ConvNormActivation(in_channels, channels[0], 3, stride=plan.strides[0], **shared)
+    pairs = zip(pairwise(channels), plan.strides[1:], strict=True)
+    blocks = [block(*pair, stride=stride, **shared) for pair, stride in pairs]
+    head = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
+    return MobileNet([stem, *blocks], head, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+
+
+def _check_convolutions(separable: bool, depth_multiplier: int, squeeze_excite: bool) -> None:
     if depth_multiplier < 1:
         raise ValueError(f"depth_multiplier={depth_multiplier}: must be at least 1")
     if depth_multiplier > 1 and not separable:
         raise ValueError(f"depth_multiplier={depth_multiplier}: must be 1 where separable is False")
-    nonlinearity = "relu6" if activation == "paper" else activation
-    plan = plan_strides([STEM_STRIDE, *(stride for _, stride in V1)], resolution, stride_plan)
-
-    block: Callable[..., nn.Module] = partial(ConvNormActivation, kernel=3)
-    if separable:
-        block = partial(DepthwiseSeparable, depth_multiplier=depth_multiplier)
-    shared = {"activation": nonlinearity, "padding": padding}
-    channels = [round_channels(width_mult * out) for out in (32, *(out for out, _ in V1))]
-    stem = ConvNormActivation(3, channels[0], 3, stride=plan.strides[0], activation=nonlinearity, padding=padding)
-    pairs = zip(pairwise(channels), plan.strides[1:], strict=True)
-    blocks = [block(*pair, stride=stride, **shared) for pair, stride in pairs]
-    classifier = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
-    return MobileNet([stem, *blocks], classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+    if squeeze_excite and not separable:
+        raise ValueError("squeeze_excite=True: must be False where separable is False")
 
 
 def mobilenet_v2(
     *,
     num_classes: int = 1000,
     resolution: int = 224,
+    in_channels: int = 3,
     width_mult: float = 1.0,
     stride_plan: str | int = "auto",
     dropout: float = 0.2,
     activation: str = "paper",
     norm_eps: float = 1e-5,
     norm_momentum: float = 0.1,
+    squeeze_excite: bool = False,
 ) -> MobileNet:
-    """MobileNetV2 (arXiv:1801.04381, Table 2) for (N, 3, resolution, resolution) images.
+    """MobileNetV2 (arXiv:1801.04381, Table 2) for (N, in_channels, R, R) images.
 
     width_mult: scales all channels, rounded to multiples of 8; the last convolution's 1280 only grow.
     stride_plan: "auto", "imagenet" or how many of the earliest strides to drop (see `plan_strides`).
     dropout: share of the pooled features dropped.
     activation: "paper" is ReLU6; else "relu", "relu6" or "hard_swish" throughout.
     norm_momentum: weight of the newest batch in batch-norm's running statistics.
+    squeeze_excite: SENet's squeeze-and-excite after every depthwise convolution.
 
     Parameters are named as in torchvision's `mobilenet_v2`. Raises ValueError for a value out of range.
     """
     _check_options(num_classes, width_mult, dropout, activation)
     nonlinearity = "relu6" if activation == "paper" else activation
-    blocks = [
-        (expansion, out, stride if repeat == 0 else 1)
-        for expansion, out, repeats, stride in V2
-        for repeat in range(repeats)
-    ]
+    blocks = [(t, out, stride if repeat == 0 else 1) for t, out, repeats, stride in V2 for repeat in range(repeats)]
     plan = plan_strides([STEM_STRIDE, *(stride for _, _, stride in blocks)], resolution, stride_plan)
 
     channels = round_channels(32 * width_mult)
-    features: list[nn.Module] = [ConvNormActivation(3, channels, 3, stride=plan.strides[0], activation=nonlinearity)]
+    stem = ConvNormActivation(in_channels, channels, 3, stride=plan.strides[0], activation=nonlinearity)
+    features: list[nn.Module] = [stem]
+    excitation = SENET_EXCITATION if squeeze_excite else None
     for (expansion, out, _), stride in zip(blocks, plan.strides[1:], strict=True):
         expanded, out_channels = expansion * channels, round_channels(out * width_mult)
-        features.append(InvertedResidualV2(BottleneckShape(channels, expanded, out_channels, stride, nonlinearity)))
+        shape = BottleneckShape(channels, expanded, out_channels, stride, nonlinearity, excitation=excitation)
+        features.append(InvertedResidualV2(shape))
         channels = out_channels
     last = round_channels(1280 * max(1.0, width_mult))
     features.append(ConvNormActivation(channels, last, 1, activation=nonlinearity))
@@ -224,6 +237,7 @@ def _mobilenet_v3(
     *,
     num_classes: int = 1000,
     resolution: int = 224,
+    in_channels: int = 3,
     width_mult: float = 1.0,
     stride_plan: str | int = "auto",
     dropout: float = 0.2,
@@ -232,6 +246,7 @@ def _mobilenet_v3(
     norm_momentum: float = 0.01,
     squeeze_excite: bool = True,
     wide_head: bool = False,
+    kernel: str | int = "paper",
 ) -> MobileNet:
     """Either MobileNetV3 from its blocks, last 1x1 convolution and last hidden layer, all at width 1."""
     _check_options(num_classes, width_mult, dropout, activation)
@@ -240,12 +255,15 @@ def _mobilenet_v3(
 
     table_channels = 16
     channels = 16 if width_mult < 0.75 else round_channels(16 * width_mult)
-    features: list[nn.Module] = [ConvNormActivation(3, channels, 3, stride=plan.strides[0], activation=hard_swish)]
-    for (kernel, expansion, out, excite, printed, _), stride in zip(table, plan.strides[1:], strict=True):
+    features: list[nn.Module] = [
+        ConvNormActivation(in_channels, channels, 3, stride=plan.strides[0], activation=hard_swish)
+    ]
+    for (side, expansion, out, excite, printed, _), stride in zip(table, plan.strides[1:], strict=True):
         expanded, out_channels = round_channels(expansion * channels / table_channels), round_channels(out * width_mult)
         nonlinearity = printed if activation == "paper" else activation
-        excite = excite and squeeze_excite
-        shape = BottleneckShape(channels, expanded, out_channels, stride, nonlinearity, kernel, excite)
+        excitation = V3_EXCITATION if excite and squeeze_excite else None
+        side = side if kernel == "paper" else int(kernel)
+        shape = BottleneckShape(channels, expanded, out_channels, stride, nonlinearity, side, excitation)
         features.append(InvertedResidualV3(shape))
         table_channels, channels = out, out_channels
     last = round_channels(last_table_channels * width_mult)
@@ -258,7 +276,7 @@ def _mobilenet_v3(
 
 # partial, so that the options and their defaults stand once
 mobilenet_v3_large = partial(_mobilenet_v3, V3_LARGE, 960, 1280)
-mobilenet_v3_large.__doc__ = """MobileNetV3-Large (arXiv:1905.02244, Table 1) for (N, 3, resolution, resolution) images.
+mobilenet_v3_large.__doc__ = """MobileNetV3-Large (arXiv:1905.02244, Table 1) for (N, in_channels, R, R) images.
 
 width_mult: scales all channels as timm does, rounded to multiples of 8. Expansions keep their ratio to
     the rounded input, the last hidden layer its 1280, the first convolution its 16 channels below 0.75.
@@ -269,12 +287,13 @@ activation: "paper" is ReLU and hard-swish by the table; else "relu", "relu6" or
 norm_momentum: weight of the newest batch in batch-norm's running statistics.
 squeeze_excite: False leaves out every squeeze-and-excite.
 wide_head: the last hidden layer grows with widths above 1.
+kernel: "paper", or the side of every depthwise convolution's kernel, an odd number.
 
 Parameters are named as in torchvision's `mobilenet_v3_large`. Raises ValueError for a value out of range.
 """
 
 mobilenet_v3_small = partial(_mobilenet_v3, V3_SMALL, 576, 1024)
-mobilenet_v3_small.__doc__ = """MobileNetV3-Small (arXiv:1905.02244, Table 2) for (N, 3, resolution, resolution) images.
+mobilenet_v3_small.__doc__ = """MobileNetV3-Small (arXiv:1905.02244, Table 2) for (N, in_channels, R, R) images.
 
 Options as for `mobilenet_v3_large`, 1024 for 1280.
 Parameters are named as in torchvision's `mobilenet_v3_small`. Raises ValueError for a value out of range.

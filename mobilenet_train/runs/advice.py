@@ -13,7 +13,7 @@ from mobilenet_train.config.schema import TrainConfig
 from mobilenet_train.data.stored import WORKER_KILLED
 from mobilenet_train.errors import RunError
 
-CPU_OUT_OF_MEMORY = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
+CPU_OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive")  # torch's allocator, and oneDNN
 ADVICE = (
     "lower batch_size (optim.accumulate keeps the update's size), eval.batch_size or dataset.resolution, or start more "
     "ranks, which share a batch"
@@ -27,7 +27,7 @@ def memory_advice(advice: str = ADVICE) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and CPU_OUT_OF_MEMORY not in str(error):
+        if not known and not any(said in str(error) for said in CPU_OUT_OF_MEMORY):
             raise
         raise RunError(f"out of memory: {advice}") from error
 

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import NetworkConfig, TrainConfig
 from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.batches import Batches, make_batches
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.data.sources import load
 from mobilenet_train.distributed import join, local_first, replicate, share_dropout
+from mobilenet_train.errors import ConfigError
 from mobilenet_train.models import Cost, MobileNet
 from mobilenet_train.models.build import build_model, cost_of
 from mobilenet_train.models.strides import PUBLISHED_STRIDE
@@ -70,11 +71,15 @@ def build_run(
     Raises UserError if anything does not fit, StoppedError if the listener asks to stop.
     """
     ranks = join()
-    runtime = set_up(config.device, ranks, isinstance(config.model, CustomModelConfig))
-    dataset = for_evaluation(local_first(ranks, lambda: load(config.dataset, listener)), config)
+    runtime = set_up(config.device, ranks, not isinstance(config.model, NetworkConfig))
+    dataset = for_evaluation(
+        local_first(ranks, lambda: load(config.dataset, listener, config.model.in_channels)), config
+    )
     dataset = dataset.to(runtime.device)
     per_class = class_weights(dataset.train.labels, len(dataset.class_names)) if config.balance == "loss" else None
-    model = build_model(config, len(dataset.class_names))
+    channels = dataset.preprocessing.channels
+    check_colour(config, dataset)
+    model = build_model(config, len(dataset.class_names), channels)
     origin = None
     if isinstance(config.model, NetworkConfig):
         assert isinstance(model, MobileNet)
@@ -86,13 +91,21 @@ def build_run(
         freeze(model, config.model.freeze)
     divisor = model.stride_plan.total if isinstance(model, MobileNet) else PUBLISHED_STRIDE
     plan = make_plan(config, runtime, len(dataset.train), divisor, per_class, schedule_from)
-    cost = cost_of(model, config, len(dataset.class_names))
+    cost = cost_of(model, config, len(dataset.class_names), channels)
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     share_dropout(model, ranks, config.batch_size)
     if config.device.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.device.compile is not None:
         model.compile(mode=config.device.compile, dynamic=False)
+    state = new_state(model, config, plan)
+    batches = make_batches(config, dataset, runtime.memory_format, runtime.ranks)
+    return RunParts(dataset, batches, plan, state, cost, origin)
+
+
+def new_state(model: nn.Module, config: TrainConfig, plan: Plan) -> TrainState:
+    """The state before the first update of a `model` that is on its device."""
+    runtime = plan.runtime
     state = TrainState(
         model=model,
         ema=Ema(model, config.ema.decay) if config.ema.decay else None,
@@ -101,14 +114,12 @@ def build_run(
         sums=new_sums(runtime),
         first_bad_step=torch.tensor(-1, device=runtime.device),
         updates=plan.updates,
-        replica=replicate(model, ranks, runtime.device),
+        replica=replicate(model, runtime.ranks, runtime.device),
         evaluator=Evaluator(model, config.device.compile),
     )
     if updates_alone(config, runtime):
         state.graphs = UpdateGraphs(state.optimizer, config.device.cuda_graph)
-    return RunParts(
-        dataset, make_batches(config, dataset, runtime.memory_format, runtime.ranks), plan, state, cost, origin
-    )
+    return state
 
 
 def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
@@ -123,6 +134,19 @@ def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
         and config.optim.accumulate == 1
         and config.device.compile is None  # which records graphs of its own with reduce-overhead
     )
+
+
+def check_colour(config: TrainConfig, dataset: Dataset) -> None:
+    """Raises ConfigError for an augmentation of colours where images are not uint8 with three channels."""
+    channels, policy, kind = dataset.train.images.shape[3], config.augment, dataset.train.dtype
+    if channels == 3 and kind == torch.uint8:
+        return
+    for name in ("brightness", "contrast", "saturation", "operations"):
+        if (value := getattr(policy, name)) not in (0, "none"):
+            raise ConfigError(
+                f"augment.{name}={value} is for uint8 images with three channels, and these are "
+                f"{str(kind).removeprefix('torch.')} with {channels}; leave it out"
+            )
 
 
 def for_evaluation(dataset: Dataset, config: TrainConfig) -> Dataset:

@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mobilenet_train.config.saved import from_record
-from mobilenet_train.config.schema import CustomDatasetConfig, DatasetConfig, ImageFilesConfig
+from mobilenet_train.config.schema import CustomDatasetConfig, DatasetConfig, reads_files
 from mobilenet_train.data.cache import Listener
 from mobilenet_train.data.images import same_images
 from mobilenet_train.data.sources import known_apart
@@ -24,7 +24,7 @@ def refuse_known_test_images(
     trained = from_record(OmegaConf.create(dict(checkpoint["config"]))).config.dataset
     if CustomDatasetConfig in (type(config), type(trained)):  # a saved file's function is not called for this
         return
-    if isinstance(config, ImageFilesConfig) is not isinstance(trained, ImageFilesConfig):
+    if reads_files(config) is not reads_files(trained):
         return
     test = known_apart(config)[1]
     try:

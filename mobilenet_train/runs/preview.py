@@ -49,7 +49,7 @@ def caption(label: Tensor, class_names: tuple[str, ...]) -> str:
 
 def _pixels(prepare: Preprocessor, images: Tensor) -> Tensor:
     """Network inputs -> (N, R, R, 3), values in 0..1."""
-    return prepare.undo(images).permute(0, 2, 3, 1).cpu()
+    return prepare.shown(images).permute(0, 2, 3, 1).cpu()
 
 
 def _draw(path: Path, parts: list[tuple[str, Tensor, Tensor]], class_names: tuple[str, ...]) -> None:

@@ -1,9 +1,9 @@
 """One training run from a checked configuration to a finished folder. Everything here needs torch."""
 
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,56 +28,71 @@ from mobilenet_train.runs.preview import write_sheet
 from mobilenet_train.runs.restore import Recovery, check_results, read_checkpoint, restore
 from mobilenet_train.signals import StopSignals
 from mobilenet_train.tracking import Trackers
+from mobilenet_train.tracking.callbacks import Callback, OwnTracker
 from mobilenet_train.training.budget import Budget, measure_pace
 from mobilenet_train.training.compilation import warm_up
 from mobilenet_train.training.evaluation import Interrupted
 from mobilenet_train.training.fit import NotFiniteError, fit
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a command came to: the run's folder, None where there is none, and 0 or 128 + the signal that stopped it."""
+
+    folder: Path | None
+    exit_code: int = 0
+
+
 def run(start: Start, words: Sequence[str]) -> int:
     """Trains, or continues the run in `start.folder`; returns the exit code. Raises UserError with a message."""
+    return run_until(start, words, StopSignals).exit_code
+
+
+def run_until(
+    start: Start, words: Sequence[str], signals: Callable[[], StopSignals], callbacks: Sequence[Callback] = ()
+) -> Outcome:
+    """The same, stopped by what `signals` makes; `callbacks` are called with every event on rank 0."""
     config, folder = start.config, start.folder
     ranks = join()
     console = Console(quiet=not ranks.leads)
-    stop = StopSignals()
+    stop = signals()
     if folder is not None and from_first(ranks, partial(is_finished, folder, config)):
         say(console, f"{folder} is finished already; nothing to do")
-        return 0
-    lock: AbstractContextManager[Any] = nullcontext()
-    if folder is not None and ranks.leads:
-        lock = run_folder.lock(folder)
-        if config.resume_from == "last":
-            check_results(folder)
-    starts = folder is None or not from_first(ranks, partial(checkpoint.written, folder / "checkpoints"))
-    try:
-        with memory_advice(), contact(ranks), data_progress.shown(console, lambda: stop() > 0) as listener:
-            parts = build_run(config, listener, starts, start.saved.schedule_from)
-    except StoppedError:
-        say(console, "stopped while images were prepared; those that are in dataset.cache_dir are not prepared again")
-        return stop.exit_code
-    announce.describe(parts, console)
-    if config.preview:
-        say(console, f"what the network would see: {write_sheet(parts)}")
-    if config.dry_run:
-        compile_ahead(parts, console)
-        announce.estimate(parts, console)
-    if config.preview or config.dry_run:
-        return 0
-    if folder is None:
-        folder, lock = make_folder(parts, words)
-    else:
-        parts = resume(parts, start, folder, console)
-    with lock:
-        return train(parts, folder, console, stop)
+        return Outcome(folder)
+    with ExitStack() as held:
+        if folder is not None and ranks.leads:
+            held.enter_context(run_folder.lock(folder))
+            if config.resume_from == "last":
+                check_results(folder)
+        starts = folder is None or not from_first(ranks, partial(checkpoint.written, folder / "checkpoints"))
+        try:
+            with memory_advice(), contact(ranks), data_progress.shown(console, lambda: stop() > 0) as listener:
+                parts = build_run(config, listener, starts, start.saved.schedule_from)
+        except StoppedError:
+            say(console, "stopped while images were prepared; those in dataset.cache_dir are not prepared again")
+            return Outcome(folder, stop.exit_code)
+        announce.describe(parts, console)
+        if config.preview:
+            say(console, f"what the network would see: {write_sheet(parts)}")
+        if config.dry_run:
+            compile_ahead(parts, console)
+            announce.estimate(parts, console)
+        if config.preview or config.dry_run:
+            return Outcome(folder)
+        if folder is None:
+            folder = make_folder(parts, words, held)
+        else:
+            parts = resume(parts, start, folder, console)
+        return Outcome(folder, train(parts, folder, console, stop, callbacks))
 
 
-def make_folder(parts: RunParts, words: Sequence[str]) -> tuple[Path, AbstractContextManager[Any]]:
-    """A new run folder, chosen and held by rank 0; the others learn its name."""
+def make_folder(parts: RunParts, words: Sequence[str], held: ExitStack) -> Path:
+    """A new run folder, chosen by rank 0, which holds its lock until `held` ends; the others learn its name."""
     ranks = parts.runtime.ranks
-    lock: AbstractContextManager[Any] = nullcontext()
     if ranks.leads:
         folder, lock = run_folder.create(parts.config, words)
-    return from_first(ranks, lambda: folder), lock
+        held.enter_context(lock)
+    return from_first(ranks, lambda: folder)
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
@@ -112,8 +127,10 @@ def resume(parts: RunParts, start: Start, folder: Path, console: Console) -> Run
     return parts
 
 
-def train(parts: RunParts, folder: Path, console: Console, stop: StopSignals) -> int:
-    """Runs `fit`, hands its events to the trackers, and leaves a summary whatever happens."""
+def train(
+    parts: RunParts, folder: Path, console: Console, stop: StopSignals, callbacks: Sequence[Callback] = ()
+) -> int:
+    """Runs `fit`, hands its events to the trackers and `callbacks`, and leaves a summary whatever happens."""
     started, ranks = time.monotonic(), parts.runtime.ranks
 
     def summarise(status: str, reason: str | None = None) -> None:
@@ -126,7 +143,7 @@ def train(parts: RunParts, folder: Path, console: Console, stop: StopSignals) ->
         with memory_advice(), contact(ranks), worker_advice(resume_command(parts.config, folder)):
             compile_ahead(parts, console)
             budget = start_budget(parts, console)
-            follow(parts, folder, console, stop, budget)
+            follow(parts, folder, partial(follow_events, parts, folder, console, stop, budget, callbacks), console)
     except (Interrupted, StoppedError) as end:
         summarise("interrupted")
         step = parts.state.step
@@ -171,14 +188,14 @@ def start_budget(parts: RunParts, console: Console) -> Budget | None:
     return budget
 
 
-def follow(parts: RunParts, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
+def follow(parts: RunParts, folder: Path, follow_once: Callable[[], None], console: Console) -> None:
     """Trains to the end; where `recover` says so, goes back after numbers that were not finite."""
     attempts, recovery = parts.config.recover.attempts, Recovery(folder, resume_command(parts.config, folder))
     if attempts > 0 and parts.state.step == 0:
         save(parts, folder)  # so that there is always one to go back to
     while True:
         try:
-            return follow_events(parts, folder, console, stop, budget)
+            return follow_once()
         except NotFiniteError as error:
             attempt = parts.state.recoveries + 1
             if attempt > attempts:
@@ -193,7 +210,14 @@ def follow(parts: RunParts, folder: Path, console: Console, stop: StopSignals, b
             )
 
 
-def follow_events(parts: RunParts, folder: Path, console: Console, stop: StopSignals, budget: Budget | None) -> None:
+def follow_events(
+    parts: RunParts,
+    folder: Path,
+    console: Console,
+    stop: StopSignals,
+    budget: Budget | None,
+    callbacks: Sequence[Callback],
+) -> None:
     """Trains; rank 0 writes each event down before the next. Raises what `fit` and the trackers raise."""
     state = parts.state
     events = fit(state, parts.batches, parts.plan, lambda: save(parts, folder), stop, budget)
@@ -201,7 +225,9 @@ def follow_events(parts: RunParts, folder: Path, console: Console, stop: StopSig
         for _ in events:
             pass
         return
-    trackers = Trackers(summary.run_description(parts, folder), state.history, state.step, console)
+    description, tracker = summary.run_description(parts, folder), parts.config.tracker
+    own = [OwnTracker(tracker, description)] if tracker is not None else []
+    trackers = Trackers(description, state.history, state.step, console, [*own, *callbacks])
     try:
         if state.step == 0 and parts.config.tensorboard:
             trackers.record_images(summary.preview(parts))

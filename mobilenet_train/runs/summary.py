@@ -49,7 +49,7 @@ def preview(parts: RunParts) -> Tensor:
     """The first augmented training images (N, 3, R, R), 0..1, as the network will see them."""
     train = parts.batches.train
     images, _ = next(train.epoch(0))
-    return train.prepare.undo(images[:PREVIEW_IMAGES]).cpu()
+    return train.prepare.shown(images[:PREVIEW_IMAGES]).cpu()
 
 
 def summarise(parts: RunParts, folder: Path, status: str, wall_seconds: float, reason: str | None = None) -> None:

@@ -2,18 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mobilenet_train.console import printable
 from mobilenet_train.disk import replacing
 from mobilenet_train.pareto import pareto_front
 from mobilenet_train.sweeps.rows import Row
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FRONT, OTHERS = "#1f6fb4", "#8a8f98"
 
 
 def draw_pareto(rows: Sequence[Row], path: Path, title: str) -> None:
     """Draws the configurations of which at least one run has finished; replaces the image at once."""
+    figure = pareto_figure(rows, title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def pareto_figure(rows: Sequence[Row], title: str) -> "Figure":
+    """The same as a figure that pyplot does not know."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -25,8 +35,7 @@ def draw_pareto(rows: Sequence[Row], path: Path, title: str) -> None:
     _draw(right, measured, "parameters", "parameters, millions")
     left.set_ylabel("test top-1 after the last epoch, %")
     figure.suptitle(printable(title), fontsize=11, parse_math=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    return figure
 
 
 def _draw(axes: Any, rows: Sequence[Row], cost: str, label: str) -> None:

@@ -14,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 from mobilenet_train.config.compose import conf_dir
+from mobilenet_train.errors import ConfigError
 from mobilenet_train.sweeps.local_launcher import LocalLauncher
 from mobilenet_train.sweeps.sweep import Sweep, refuse_failures
 
@@ -46,6 +47,12 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        for override in overrides:
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                raise ConfigError(
+                    f"{override.input_line} is not allowed: a grid takes single values; intervals are for "
+                    "hydra/sweeper=optuna"
+                )
         (batch,) = self.split_arguments(overrides, None)
         outcomes = self.plan.run(self.launcher, batch)
         refuse_failures(outcomes)

@@ -82,9 +82,7 @@ class Sweep:
             if key in ("slots", "on_failure") and not local:
                 raise ConfigError(f"{key} has no effect with this hydra/launcher; it belongs to hydra/launcher=local")
         swept = list(dict.fromkeys(override.key_or_group for override in parsed if override.is_sweep_override()))
-        outputs = Path(realpath(expanded(master.outputs)))
-        folder = outputs / master.sweep if master.sweep else find_sweep(outputs, typed)
-        return cls(folder, typed, swept, loader, master)
+        return cls(sweep_folder(master, typed), typed, swept, loader, master)
 
     def run(self, launcher: Launcher, batch: Sequence[Sequence[str]]) -> list[JobReturn]:
         """Runs a batch of jobs, each given by its overrides, and returns what became of each, in order.
@@ -221,6 +219,12 @@ class Sweep:
         if state == "finished":
             return JobReturn(_return_value=objective(summary), status=JobStatus.COMPLETED)
         return JobReturn(_return_value=RunError(f"job {job.name} {state}"), status=JobStatus.FAILED)
+
+
+def sweep_folder(master: DictConfig, typed: Sequence[str]) -> Path:
+    """The folder of the sweep that was composed from what is typed and the experiment's grid."""
+    outputs = Path(realpath(expanded(master.outputs)))
+    return outputs / master.sweep if master.sweep else find_sweep(outputs, typed)
 
 
 def objective(summary: dict[str, Any]) -> float:

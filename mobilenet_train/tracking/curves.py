@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mobilenet_train.disk import replacing
 from mobilenet_train.results import EpochResult, Score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {"train": "#8a8f98", "test": "#1f6fb4", "val": "#2a9d62", "EMA, test": "#d9722b"}
 Curves = dict[str, list[float]]
@@ -13,6 +16,13 @@ Curves = dict[str, list[float]]
 
 def draw_curves(history: Sequence[EpochResult], path: Path, title: str) -> None:
     """Draws a history of at least one epoch; replaces the image at `path` atomically."""
+    figure = curves_figure(history, title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def curves_figure(history: Sequence[EpochResult], title: str) -> "Figure":
+    """The curves of a history of at least one epoch, as a figure that pyplot does not know."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -24,8 +34,7 @@ def draw_curves(history: Sequence[EpochResult], path: Path, title: str) -> None:
     _draw(left, epochs, losses(history), "loss per image", "{:.4f}")
     _draw(right, epochs, accuracies(history), "top-1 accuracy in %", "{:.2f} %")
     figure.suptitle(title, fontsize=12)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    return figure
 
 
 def losses(history: Sequence[EpochResult]) -> Curves:

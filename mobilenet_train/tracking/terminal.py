@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -23,7 +24,7 @@ class Terminal:
         self._open = True
         self._view = (
             ProgressView(description, step, console)
-            if console.is_interactive
+            if console.is_interactive or (console.is_jupyter and find_spec("ipywidgets"))  # rich draws with these there
             else PlainView(description.epochs, console)
         )
 

@@ -1,4 +1,4 @@
-"""One stream of results in; train.log, metrics.csv, TensorBoard, the terminal and curves.png out."""
+"""One stream of results in; train.log, metrics.csv, TensorBoard, the terminal, curves.png and callbacks out."""
 
 import time
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mobilenet_train.results import EpochResult, EpochStarted, Event
+from mobilenet_train.tracking.callbacks import Callback, close
 from mobilenet_train.tracking.curves import draw_curves
 from mobilenet_train.tracking.description import RunDescription
 from mobilenet_train.tracking.epoch_log import EpochLog
@@ -23,7 +24,8 @@ SECONDS_BETWEEN_DRAWINGS = 60
 class Trackers:
     """All records of a run. For a resume, `history` and `step` are what the checkpoint knows.
 
-    When `record` returns, the event is in every file. A file that cannot be written raises RunError.
+    When `record` returns, the event is in every file, and the callbacks had it after that. A file that cannot be
+    written raises RunError; what a callback raises is passed on.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Trackers:
         history: Sequence[EpochResult],
         step: int,
         console: Console | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         folder = description.folder
         self._title = description.title
@@ -42,6 +45,7 @@ class Trackers:
         self._csv = MetricsCsv(folder / "metrics.csv", self._history)
         self._board = TensorBoard(description, step, self._history) if description.tensorboard else None
         self._terminal = Terminal(description, step, console or Console())
+        self._callbacks = callbacks
 
     def record(self, event: Event) -> None:
         """Writes the event to every record that shows it; redraws the curves once a minute at most."""
@@ -54,6 +58,8 @@ class Trackers:
         self._terminal.record(event)
         if isinstance(event, EpochResult) and self._drawing_is_due():
             self._draw()
+        for callback in self._callbacks:
+            callback(event)
 
     def record_images(self, images: "Tensor") -> None:
         """Shows training images of shape (N, 3, H, W), values 0..1, as the network gets them."""
@@ -69,6 +75,8 @@ class Trackers:
             self._board.close(finished)
         if self._history:
             self._draw()
+        for callback in self._callbacks:
+            close(callback, finished)
 
     def _drawing_is_due(self) -> bool:
         return self._drawn_at is None or time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_DRAWINGS

@@ -17,7 +17,10 @@ EVALUATIONS = 2  # shapes of batches: of the test set and of the hold-out split
 def warm_up(state: TrainState, batches: Batches, plan: Plan) -> None:
     """A few updates at each resolution and a batch of each evaluation, which leave no trace in `state`."""
     shapes = len(plan.resolutions) + EVALUATIONS  # each is compiled by itself; above torch's limit it would give up
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
+    limit = (
+        "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
+    )  # its old name
+    setattr(torch._dynamo.config, limit, max(getattr(torch._dynamo.config, limit), shapes))
     with restored(state):
         for resolution in plan.resolutions:
             batch = first_batch(batches.train, state.epoch, resolution)

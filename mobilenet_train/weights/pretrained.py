@@ -60,6 +60,10 @@ def start_from(model: MobileNet, network: str, source: str, weights: Weights, cl
     kept = classes == len(class_names) and names in (None, list(class_names))
     if not kept:
         state = {name: value for name, value in state.items() if not name.startswith(head)}
+    stem, averaged = state["features.0.0.weight"], ""
+    if stem.shape[1] == 3 != (channels := ours["features.0.0.weight"].shape[1]):
+        state["features.0.0.weight"] = averaged_over_colours(stem, channels)
+        averaged = f"; first convolution averaged over its 3 channels, for {channels}"
     for name, value in state.items():
         if value.shape != ours[name].shape:
             raise RunError(
@@ -74,9 +78,14 @@ def start_from(model: MobileNet, network: str, source: str, weights: Weights, cl
         state |= _adapted(model, state, weights.norm_eps)
     model.load_state_dict(state, strict=False)
     if kept:
-        return f"weights from {source}; last layer kept"
+        return f"weights from {source}; last layer kept{averaged}"
     why = "other classes" if classes == len(class_names) else f"{classes} classes there, {len(class_names)} here"
-    return f"weights from {source}; last layer from scratch ({why})"
+    return f"weights from {source}; last layer from scratch ({why}){averaged}"
+
+
+def averaged_over_colours(kernel: Tensor, channels: int) -> Tensor:
+    """(N, 3, H, W) -> (N, channels, H, W): the same kernel for each channel, with the sum over all channels kept."""
+    return (kernel.sum(1, keepdim=True) / channels).repeat(1, channels, 1, 1)
 
 
 def _adapted(model: MobileNet, state: dict[str, Tensor], norm_eps: float) -> dict[str, Tensor]:

@@ -33,6 +33,8 @@ LINES = {
     "model=null": "model=null is not allowed",
     "=3": "=3 has no key",
     f"epochs={'9' * 5000}": "epochs=999",
+    "model=v2 -cd nowhere": "-cd nowhere is not a folder",
+    "-m optim.schedule.final=interval(0,1)": "optim.schedule.final=interval(0,1) is not allowed: a grid takes",
     "model=v2 -m model.width_mult=0.25,x": "job 2 of 2 (model.width_mult=x)",
     "-m epochs=1,2 hydra/sweeper=basic": "hydra/sweeper=basic is not allowed",
     "-m epochs=1,2 hydra/launcher=basic": "hydra/launcher=basic is not allowed",

@@ -95,9 +95,13 @@ ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "bool_labels": ({"test_labels": np.zeros(24, bool)}, "test labels are torch.bool"),
     "complex_labels": ({"test_labels": np.zeros(24, complex)}, "test labels are torch.complex128"),
     "large_labels": ({"test_labels": np.full(24, 2**64 - 1, np.uint64)}, "test labels go from -1"),
-    "float_images": ({"train_images": np.zeros((24, 16, 16, 3))}, "training images are torch.float64"),
+    "whole_images": ({"train_images": np.zeros((24, 16, 16, 3), np.int16)}, "training images are torch.int16"),
+    "nan_images": (
+        {"train_images": np.full((24, 16, 16, 3), np.nan)},
+        "training images have values that are not finite",
+    ),
+    "mixed_images": ({"test_images": np.zeros((24, 16, 16, 3))}, "training and test images differ in their channels"),
     "no_pixels": ({"train_images": np.zeros((24, 0, 16, 3), np.uint8)}, "without a pixel"),
-    "gradient": ({"train_images": torch.zeros(24, 16, 16, 3, requires_grad=True)}, "training images are torch.float32"),
     "sparse": ({"train_images": torch.zeros(24, 16, dtype=torch.uint8).to_sparse()}, "training images have the shape"),
     "words": ({"train_images": np.array(["a"] * 24)}, "training images are not an array of numbers"),
 }

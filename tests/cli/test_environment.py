@@ -417,7 +417,7 @@ def data(images=IMAGES, labels=LABELS, names=("a", "b"), test=IMAGES):
 
 
 def number(**sizes): return 3
-def floats(): return data(IMAGES / 255)
+def integers(): return data(IMAGES.astype(int))
 def channels_first(): return data(IMAGES.transpose(0, 3, 1, 2))
 def too_few_labels(): return data(labels=LABELS[:5])
 def float_labels(): return data(labels=LABELS / 1)
@@ -431,11 +431,11 @@ def no_test_images(): return data(test=IMAGES[:0])
 
 FACTORIES: list[tuple[str, int, list[str]]] = [
     ("dataset.factory=no_such_module:data", 2, ["dataset.factory=no_such_module:data", "'no_such_module'"]),
-    ("dataset.factory=OWN:nothing", 2, ["no function 'nothing'", "floats"]),
+    ("dataset.factory=OWN:nothing", 2, ["no function 'nothing'", "integers"]),
     ("dataset.factory=OWN:IMAGES", 2, ["no function 'IMAGES'"]),
     ("dataset.factory=OWN:number", 1, ["dataset.factory=OWN:number", "int", "ImageData"]),
-    ("dataset.factory=OWN:floats", 1, ["training images", "float64", "uint8"]),
-    ("dataset.factory=OWN:channels_first", 1, ["training images", "(8, 3, 16, 16)", "(N, H, W, 3)"]),
+    ("dataset.factory=OWN:integers", 1, ["training images", "int64", "uint8"]),
+    ("dataset.factory=OWN:channels_first", 1, ["training images", "(8, 3, 16, 16)", "(N, H, W, C)"]),
     ("dataset.factory=OWN:too_few_labels", 1, ["training labels", "(5,)", "8 images"]),
     ("dataset.factory=OWN:float_labels", 1, ["training labels", "float64", "whole number"]),
     ("dataset.factory=OWN:words", 1, ["training labels"]),

@@ -155,9 +155,10 @@ SHARDS = ["dataset.train=a.tar", "dataset.test=b.tar"]
 @pytest.mark.parametrize("group", SCHEMAS)
 def test_every_choice_composes_by_itself_with_a_value_for_every_key(group: str) -> None:
     for name in SCHEMAS[group]:
-        own = {"custom": [f"{group}.factory=a:b"], "webdataset": SHARDS, "folder": ["dataset.root=images"]}.get(
-            name, []
-        )
+        own = {
+            **{"custom": [f"{group}.factory=a:b"], "webdataset": SHARDS, "folder": ["dataset.root=images"]},
+            "torchvision": ["dataset.kind=MNIST"],
+        }.get(name, [])
         configure(f"{group}={name}", *own)
 
 
@@ -289,22 +290,21 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
-augment balance batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay
-epochs eval.batch_size eval.resolution experiment label_smoothing log_every max_steps max_updates model
-on_failure optim outputs preview progressive.full_from
-progressive.start recover.attempts recover.factor resume resume_from resume_schedule run_dir
-seed slots sweep tensorboard trust_factory
+augment balance batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
+eval.batch_size eval.resolution experiment label_smoothing log_every max_steps max_updates model on_failure optim
+outputs preview progressive.full_from progressive.start recover.attempts recover.factor resume resume_from
+resume_schedule run_dir seed slots sweep tensorboard tracker trust_factory variant
 augment.brightness augment.contrast augment.crop_padding augment.cutmix augment.cutout augment.erasing augment.flip
 augment.magnitude augment.mixup augment.name augment.operations augment.resized_crop augment.saturation
-dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.crop_ratio dataset.download
-dataset.factory dataset.fraction dataset.max_per_class dataset.mean dataset.name dataset.on_bad_image
-dataset.resolution dataset.root dataset.std dataset.store_size dataset.test dataset.test_fraction dataset.train
-dataset.split_seed dataset.val_fraction dataset.workers
+dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.components dataset.crop_ratio
+dataset.download dataset.factory dataset.fraction dataset.kind dataset.max_per_class dataset.mean dataset.name
+dataset.on_bad_image dataset.resolution dataset.root dataset.std dataset.store_size dataset.test dataset.test_fraction
+dataset.train dataset.split dataset.split_seed dataset.train_fraction dataset.val_fraction dataset.workers
 device.channels_last device.compile device.cuda_graph device.deterministic device.name device.precision
 device.sync_batch_norm device.threads
-model.activation model.args model.depth_multiplier model.dropout model.factory model.freeze model.name model.norm_eps
-model.norm_momentum model.padding model.separable model.squeeze_excite model.stride_plan model.weights
-model.wide_head model.width_mult
+model.activation model.args model.batch_norm model.depth_multiplier model.dropout model.factory model.freeze
+model.in_channels model.kernel model.name model.norm_eps model.norm_momentum model.padding model.separable
+model.squeeze_excite model.stride_plan model.weights model.wide_head model.width_mult
 optim.accumulate optim.alpha optim.backbone_lr optim.betas optim.clip_norm optim.decay_depthwise
 optim.decay_norm_and_bias optim.eps optim.l1 optim.lr optim.momentum optim.name optim.nesterov optim.schedule.decay
 optim.schedule.every_epochs optim.schedule.factor optim.schedule.final optim.schedule.warmup optim.sgd_lr

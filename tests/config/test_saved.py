@@ -163,9 +163,16 @@ def test_a_key_is_free_as_its_line_in_the_schema_says() -> None:
     free = {key for key in OPTIONS if is_free(key)}
     assert free == {
         *("checkpoint.every_minutes", "dataset.cache", "dataset.cache_dir", "dataset.workers", "device.channels_last"),
-        *("device.compile", "device.deterministic", "device.name", "device.precision", "device.sync_batch_norm"),
+        *(
+            "device.compile",
+            "device.cuda_graph",
+            "device.deterministic",
+            "device.name",
+            "device.precision",
+            "device.sync_batch_norm",
+        ),
         *("device.threads", "dry_run"),
         *("log_every", "on_failure", "outputs", "preview", "recover.attempts", "recover.factor", "resume"),
-        *("resume_from", "resume_schedule", "run_dir", "slots", "sweep", "tensorboard", "trust_factory"),
+        *("resume_from", "resume_schedule", "run_dir", "slots", "sweep", "tensorboard", "tracker", "trust_factory"),
     }
     assert [group for group in SCHEMAS if is_free(group)] == ["device"]

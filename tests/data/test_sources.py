@@ -208,10 +208,11 @@ GOOD = (np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1]))
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (GOOD[0] / 255, GOOD[1], "float64"),
+        (GOOD[0] + np.nan, GOOD[1], "finite"),
         (GOOD[0].astype(np.int64), GOOD[1], "int64"),
         (GOOD[0][0, 0], GOOD[1], "shape"),
         (GOOD[0].transpose(0, 3, 1, 2), GOOD[1], "shape"),
+        (GOOD[0].transpose(0, 3, 1, 2)[:, :1], GOOD[1], "shape"),
         (GOOD[0], GOOD[1] / 1, "labels"),
         (GOOD[0], GOOD[1][:3], "labels"),
         (GOOD[0], np.eye(2, dtype=int)[GOOD[1]], "labels"),
@@ -221,10 +222,11 @@ GOOD = (np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 1, 0, 1]))
         (GOOD[0][:0], GOOD[1][:0], "no"),
     ],
     ids=[
-        "floats",
+        "not finite",
         "integers",
         "2 axes",
         "NCHW",
+        "N1HW",
         "float labels",
         "few",
         "one-hot",

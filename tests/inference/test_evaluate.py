@@ -250,3 +250,16 @@ def test_a_run_on_cifar10_is_verified(
     assert values["verification"]["status"] == "verified"
     assert values["images"] == 600
     assert [row["images"] for row in values["classes"][:10]] == [60] * 10
+
+
+def test_kappa_and_the_class_mean_are_scikit_learns() -> None:
+    from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score
+
+    torch.manual_seed(0)
+    labels = torch.randint(0, 4, (60,)).tolist()
+    found = evaluated(torch.randn(60, 6) + 2 * torch.eye(6)[labels], labels)  # two classes have no image
+    predicted = found.predicted.tolist()
+    assert found.kappa == pytest.approx(100 * cohen_kappa_score(labels, predicted))
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        assert found.average_accuracy == pytest.approx(100 * balanced_accuracy_score(labels, predicted))
+    assert evaluated(torch.eye(2)[[0, 0]], [0, 0]).kappa == 100

@@ -8,6 +8,7 @@ from torch import nn
 
 from mobilenet_train.models import NETWORKS, mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from mobilenet_train.models.blocks import (
+    SENET_EXCITATION,
     DepthwiseSeparable,
     InvertedResidualV2,
     InvertedResidualV3,
@@ -185,3 +186,40 @@ def test_depth_multiplier_is_refused_below_1_or_without_depthwise_convolutions()
         mobilenet_v1(depth_multiplier=0)
     with pytest.raises(ValueError, match="depth_multiplier=2: must be 1 where separable is False"):
         mobilenet_v1(depth_multiplier=2, separable=False)
+
+
+# counted by hand: of C channels squeezed to S = C / 16, a multiple of 8, there are 2 C S + C + S parameters a gate
+@pytest.mark.parametrize(
+    ("name", "options", "gates", "parameters"),
+    [
+        ("v1", {}, 0, 4_231_976),
+        ("v1", {"squeeze_excite": True}, 13, 4_718_560),
+        ("v2", {}, 0, 3_504_872),
+        ("v2", {"squeeze_excite": True}, 17, 4_122_816),
+        ("v3_small", {"kernel": 3}, 9, 2_506_376),
+    ],
+)
+def test_ablations_have_the_parameters_counted_by_hand(
+    name: str, options: dict[str, object], gates: int, parameters: int
+) -> None:
+    with torch.device("meta"):
+        model = NETWORKS[name](**options)
+    assert count(model, SqueezeExcitation) == gates
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_senets_gate_is_a_sigmoid_of_a_sixteenth_of_the_channels() -> None:
+    gate, maps = SqueezeExcitation(256, SENET_EXCITATION), torch.randn(2, 256, 3, 3)
+    assert gate.fc1.out_channels == 16
+    squeezed = nn.functional.relu(gate.fc1(nn.functional.adaptive_avg_pool2d(maps, 1)))
+    assert torch.allclose(gate(maps), maps * gate.fc2(squeezed).sigmoid(), atol=1e-6)
+
+
+def test_squeeze_excite_stands_where_senet_has_it() -> None:
+    v1, v2 = mobilenet_v1(squeeze_excite=True), mobilenet_v2(squeeze_excite=True)
+    assert v1.features[1].squeeze_excite.fc1.in_channels == 64  # what the pointwise convolution gives
+    assert [type(layer).__name__ for layer in v2.features[2].conv] == [
+        *("ConvNormActivation", "ConvNormActivation", "SqueezeExcitation", "Conv2d", "BatchNorm2d")
+    ]
+    with pytest.raises(ValueError, match="squeeze_excite=True: must be False where separable is False"):
+        mobilenet_v1(squeeze_excite=True, separable=False)

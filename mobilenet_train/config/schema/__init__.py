@@ -14,11 +14,15 @@ from mobilenet_train.config.schema.dataset import (
     DigitsConfig,
     FolderConfig,
     ImageFilesConfig,
+    IndianPinesConfig,
+    TorchvisionConfig,
     WebDatasetConfig,
+    reads_files,
 )
 from mobilenet_train.config.schema.device import DeviceConfig
 from mobilenet_train.config.schema.model import (
     CustomModelConfig,
+    HybridSNConfig,
     ModelConfig,
     NetworkConfig,
     V1Config,
@@ -41,6 +45,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "v2": V2Config,
         "v3_large": V3Config,
         "v3_small": V3Config,
+        "hybridsn": HybridSNConfig,
         "custom": CustomModelConfig,
     },
     "dataset": {
@@ -49,6 +54,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "folder": FolderConfig,
         "imagenet_subset": FolderConfig,
         "webdataset": WebDatasetConfig,
+        "torchvision": TorchvisionConfig,
+        "indian_pines": IndianPinesConfig,
         "custom": CustomDatasetConfig,
     },
     "augment": dict.fromkeys(("none", "basic", "shift", "standard", "strong"), AugmentConfig),

@@ -34,7 +34,7 @@ class DatasetConfig(Section):
     resolution: int = whole("pixels the network sees", 8, 4096, said="pixels,")
     crop_ratio: float = number("evaluation sees the central share of each side; 0.875 is the papers'", above=0, most=1)
     mean: list[float] | None = numbers(
-        "of the training images, per channel, in 0..1; null: measured on them",
+        "of the training images, per channel, in 0..1 (uint8) or their own units (float32); null: measured on them",
         "a list of three numbers from 0 to 1, one a channel",
         lambda mean: len(mean) == 3,
         lambda mean: len(mean) == 3 and all(0 <= value <= 1 for value in mean),
@@ -73,11 +73,41 @@ class DigitsConfig(DatasetConfig):
     """scikit-learn's digits."""
 
 
-class CustomDatasetConfig(DatasetConfig):
+class ArrayConfig(DatasetConfig):
+    """Arrays of any number of channels, in any units."""
+
+    mean: list[float] | None = numbers(
+        "of the training images, per channel, in 0..1 (uint8) or their own units (float32); null: measured on them",
+        "a list of numbers, one a channel or one for all",
+        bool,
+        null=NULL,
+    )
+    std: list[float] | None = numbers(
+        "standard deviation, like mean",
+        "a list of numbers above 0, one a channel or one for all",
+        lambda std: bool(std) and min(std) > 0,
+        null=NULL,
+    )
+
+
+class CustomDatasetConfig(ArrayConfig):
     """Arrays of the user's own."""
 
     factory: str = factory("package.module:function, called as function(**args)")
     args: dict[str, Any] = arguments("passed to the function, e.g. +dataset.args.path=images.npz")
+
+
+class IndianPinesConfig(ArrayConfig):
+    """Indian Pines: one hyperspectral image, in windows."""
+
+    root: str = text("holds Indian_pines_corrected.mat and Indian_pines_gt.mat; else the package tensorly's arrays")
+    components: int = whole("principal components that the spectra are reduced to", 1, 200)
+    train_fraction: float = number("share of the labelled pixels of every class for training", above=0, below=1)
+    split: str = one_of(
+        "random: training pixels from anywhere, as published, so windows overlap; disjoint: from blocks of the image "
+        "in which nothing is tested",
+        *("random", "disjoint"),
+    )
 
 
 class ImageFilesConfig(DatasetConfig):
@@ -129,3 +159,24 @@ class WebDatasetConfig(ImageFilesConfig):
     class_names: str | None = text(
         "a text file, one name a line; null: ImageNet's words for 1,000 classes, else the numbers"
     )
+
+
+ARRAY_KINDS = ("CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "STL10", "SVHN")
+FILE_KINDS = ("Flowers102", "Food101", "OxfordIIITPet")
+
+
+class TorchvisionConfig(ImageFilesConfig):
+    """One of torchvision's sets, with its own split."""
+
+    kind: str = one_of(
+        "which, as torchvision names it; the last three are image files, which want a higher resolution",
+        *ARRAY_KINDS,
+        *FILE_KINDS,
+    )
+    root: str = text("holds the set's own files or folder, as torchvision has them")
+    download: bool = flag("let torchvision fetch what root does not have, md5s checked")
+
+
+def reads_files(config: DatasetConfig) -> bool:
+    """Whether a data set consists of image files, not of arrays."""
+    return isinstance(config, ImageFilesConfig) and getattr(config, "kind", None) not in ARRAY_KINDS

@@ -4,6 +4,7 @@ from typing import Any
 
 from mobilenet_train.config.fields import (
     MOST_WIDTH,
+    NULL,
     Section,
     anything,
     arguments,
@@ -21,6 +22,12 @@ class ModelConfig(Section):
     """The network, one of the group `model`."""
 
     name: str = text("the choice")
+    in_channels: int | None = whole(
+        "of the images; null: as many as they have, grey images repeated to 3; 1 takes grey images as they are",
+        1,
+        1024,
+        null=NULL,
+    )
 
 
 class NetworkConfig(ModelConfig):
@@ -61,10 +68,13 @@ class V1Config(NetworkConfig):
     padding: str = one_of(
         "tensorflow: asymmetric at stride 2, as Keras's weights need (norm_eps=0.001 too)", "symmetric", "tensorflow"
     )
+    squeeze_excite: bool = flag("true: SENet's squeeze-and-excitation after every pointwise convolution")
 
 
 class V2Config(NetworkConfig):
     """MobileNetV2."""
+
+    squeeze_excite: bool = flag("true: SENet's squeeze-and-excitation after every depthwise convolution")
 
 
 class V3Config(NetworkConfig):
@@ -74,10 +84,25 @@ class V3Config(NetworkConfig):
     wide_head: bool = flag(
         "above width 1 the last hidden layer grows too, as before 0.2.0; false: it keeps its size, as in timm"
     )
+    kernel: Any = anything(
+        "of the depthwise convolutions: paper (3x3 and 5x5), or 3 or 5 everywhere, for ablation",
+        "paper, 3 or 5",
+        lambda v: v == "paper" or (is_whole(v, 3, 5) and v != 4),
+    )
+
+
+class HybridSNConfig(ModelConfig):
+    """HybridSN, for hyperspectral windows."""
+
+    dropout: float = number("share of the features dropped before the last layer", least=0, below=1)
+    batch_norm: bool = flag("true: batch-norm after every convolution")
+    squeeze_excite: bool = flag("true: SENet's squeeze-and-excitation after the 2-D convolution")
 
 
 class CustomModelConfig(ModelConfig):
     """A network of the user's own."""
 
-    factory: str = factory("package.module:function, called as function(num_classes=, resolution=, **args)")
+    factory: str = factory(
+        "package.module:function, called as function(num_classes=, resolution=, **args); in_channels= too unless 3"
+    )
     args: dict[str, Any] = arguments("passed to the function, e.g. +model.args.depth=3")

@@ -13,6 +13,7 @@ from mobilenet_train.config.fields import (
     alias,
     anything,
     consent,
+    factory,
     flag,
     is_whole,
     number,
@@ -133,6 +134,11 @@ class TrainConfig(Section):
         "updates between points of the training loss (bar, log line, TensorBoard)", 1, typed_most=10**9, free=True
     )
     tensorboard: bool = flag("write event files to RUN/tensorboard", free=True)
+    tracker: str | None = factory(
+        "package.module:function, called with a description of the run; what it returns is called with every event",
+        null=NULL,
+        free=True,
+    )
     outputs: str = text("run folders are made in here", free=True)
     run_dir: str | None = text("exactly this folder instead; an unfinished run in it is continued", free=True)
     resume: str | None = text("a run folder to continue", free=True)
@@ -147,7 +153,7 @@ class TrainConfig(Section):
         free=True,
     )
     trust_factory: bool = consent(
-        "with resume or run_dir: call the function that the run's own model.factory or dataset.factory names"
+        "with resume or run_dir: call the functions that the run's own model.factory, dataset.factory and tracker name"
     )
     dry_run: bool = flag("print the plan, the cost and the estimated time, then stop", free=True)
     preview: bool = flag(

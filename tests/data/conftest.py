@@ -1,0 +1,5 @@
+"""Fixtures shared with other folders."""
+
+from tests.tools import tool
+
+__all__ = ["tool"]
