@@ -85,7 +85,8 @@ def _split(config: IndianPinesConfig, scene: Scene) -> list[tuple[Tensor, Tensor
     pixels = scene.classes.nonzero()
     labels = scene.classes[pixels[:, 0], pixels[:, 1]] - 1
     train = training_pixels(config, pixels, labels)
-    test = _outside(pixels, pixels[train], config.resolution) if config.split == "disjoint" else ~train
+    blocks = _blocks(pixels, config.resolution)
+    test = ~torch.isin(blocks, blocks[train]) if config.split == "disjoint" else ~train
     return [(pixels[part], labels[part]) for part in (train, test)]
 
 
@@ -105,11 +106,6 @@ def training_pixels(config: IndianPinesConfig, pixels: Tensor, labels: Tensor) -
         first = members[order[blocks[members]].argsort(stable=True)]  # whole blocks, one after the other
         chosen[first[: max(1, round(config.train_fraction * len(members)))]] = True
     return chosen
-
-
-def _outside(pixels: Tensor, train: Tensor, side: int) -> Tensor:
-    """The pixels (N, 2) that lie in no block with a training pixel, bool (N,)."""
-    return ~torch.isin(_blocks(pixels, side), _blocks(train, side))
 
 
 def _blocks(pixels: Tensor, side: int) -> Tensor:

@@ -113,7 +113,7 @@ def test_nothing_is_left_in_the_process(tmp_path: Path) -> None:
     [
         (["epoch=3"], {}, "unknown key 'epoch'; did you mean 'epochs'?"),
         ([], {"epochs": -1}, "epochs=-1 is not allowed"),
-        ([], {"model": "v9"}, "model=v9 is unknown; choose one of: custom, v1, v2, v3_large, v3_small"),
+        ([], {"model": "v9"}, "model=v9 is unknown; choose one of: custom, hybridsn, v1, v2, v3_large, v3_small"),
         (["seed=0,1"], {}, "seed=0,1 names several values: sweep(...) runs them all"),
         (["dry_run=true"], {}, "dry_run=true makes no run"),
         ([], {"resume": "nowhere"}, "resume=nowhere: nowhere is not a run"),
