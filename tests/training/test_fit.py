@@ -38,7 +38,7 @@ def test_with_progressive_resizing_the_network_is_tested_at_full_resolution() ->
     assert set(sides[False]) == {32}
 
 
-DRAIN_SECONDS = 0.3  # far more than five updates take
+DRAIN_SECONDS = 0.6  # more than five updates take on a busy machine
 
 
 def test_rates_count_what_a_gpu_still_has_to_do_when_the_clock_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
