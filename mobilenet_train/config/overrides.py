@@ -102,11 +102,8 @@ def check_line(words: Sequence[str]) -> None:
         if key in (*SCHEMAS, *PARTS, *OURS) and not override.is_delete() and not _is_choice(override):
             names = f", one of: {', '.join(SCHEMAS[key])}" if key in SCHEMAS else ""
             raise ConfigError(f"{override.input_line} is not allowed: {key} takes the name of a choice{names}")
-        for name, path in _plain_values(key, value):
-            if path == "" and name in OPTIONS and OPTIONS[name][0].rule is None:
-                raise ConfigError(f"{name}= is not allowed: it is empty; give a name or a path")
-            if isinstance(path, str) and path.startswith("~") and not _has_home(path):
-                raise ConfigError(f"{name}={path} is not allowed: there is no user {path.partition('/')[0][1:]!r}")
+        for name, text in _plain_values(key, value):
+            _check_text(name, text)
         if key.partition(".")[0].partition("/")[0] != "hydra":
             continue
         if key in OURS and value == "basic":
@@ -116,6 +113,16 @@ def check_line(words: Sequence[str]) -> None:
                 f"{key} cannot be set: folders and logs of a run are mnet-train's own; run_dir=DIR or outputs=DIR "
                 "says where they go"
             )
+
+
+def _check_text(name: str, text: Any) -> None:
+    """Refuses what is no value, an empty name or path, and the home of a user that there is not."""
+    if text == "???" and name in OPTIONS:  # Hydra's word for a value that is still to come
+        raise ConfigError(f"{name}=??? is not allowed: it is no value")
+    if text == "" and name in OPTIONS and OPTIONS[name][0].rule is None:
+        raise ConfigError(f"{name}= is not allowed: it is empty; give a name or a path")
+    if isinstance(text, str) and text.startswith("~") and not _has_home(text):
+        raise ConfigError(f"{name}={text} is not allowed: there is no user {text.partition('/')[0][1:]!r}")
 
 
 def _has_home(path: str) -> bool:

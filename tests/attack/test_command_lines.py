@@ -32,6 +32,8 @@ LINES = {
     "model=3": "model=3 is not allowed",
     "model=null": "model=null is not allowed",
     "=3": "=3 has no key",
+    "resume=???": "resume=??? is not allowed",
+    "optim={lr:???}": "optim.lr=??? is not allowed",
     f"epochs={'9' * 5000}": "epochs=999",
     "model=v2 -cd nowhere": "-cd nowhere is not a folder",
     "-m optim.schedule.final=interval(0,1)": "optim.schedule.final=interval(0,1) is not allowed: a grid takes",
