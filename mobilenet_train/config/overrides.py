@@ -116,9 +116,9 @@ def check_line(words: Sequence[str]) -> None:
 
 
 def _check_text(name: str, text: Any) -> None:
-    """Refuses what is no value, an empty name or path, and the home of a user that there is not."""
+    """Refuses what is not a value, an empty name or path, and the home of a user that there is not."""
     if text == "???" and name in OPTIONS:  # Hydra's word for a value that is still to come
-        raise ConfigError(f"{name}=??? is not allowed: it is no value")
+        raise ConfigError(f"{name}=??? is not allowed: it is not a value")
     if text == "" and name in OPTIONS and OPTIONS[name][0].rule is None:
         raise ConfigError(f"{name}= is not allowed: it is empty; give a name or a path")
     if isinstance(text, str) and text.startswith("~") and not _has_home(text):

@@ -165,7 +165,7 @@ def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
         ),
     }
     if isinstance(data, TorchvisionConfig):
-        why = f"dataset.kind={data.kind}, which is no set of image files"
+        why = f"dataset.kind={data.kind}, which is not a set of image files"
         used_by |= {f"dataset.{name}": (reads_files(data), why) for name in CACHED}
     for key in typed:
         if key in SWEEP_KEYS:

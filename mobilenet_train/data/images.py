@@ -93,6 +93,11 @@ class Preprocessing:
         """Of the network's input."""
         return len(self.mean)
 
+    @property
+    def is_rgb(self) -> bool:
+        """Whether images are uint8 in three channels."""
+        return self.channels == 3 and self.scale == 255
+
 
 @dataclass(frozen=True)
 class Dataset:

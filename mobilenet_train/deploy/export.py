@@ -115,7 +115,7 @@ PIXEL_INPUT = {"input": "images (N, resolution, resolution, 3), uint8 RGB", "for
 
 def properties(run: TrainedRun, pixels: bool = False) -> Properties:
     """Labels and preprocessing as every export holds them: strings, JSON where they are more than one word."""
-    rgb, model = is_rgb(run.preprocessing), run.config.model
+    rgb, model = run.preprocessing.is_rgb, run.config.model
     layout = PIXEL_INPUT if pixels else FLOAT_INPUT if rgb else OTHER_INPUT
     return {
         "producer": f"mnet-train {__version__}",
@@ -129,11 +129,6 @@ def properties(run: TrainedRun, pixels: bool = False) -> Properties:
 def _recorded(preprocessing: Preprocessing) -> dict[str, Any]:
     """What a file holds of it; the scale of uint8 images is not named, as in files of older versions."""
     return {key: value for key, value in asdict(preprocessing).items() if (key, value) != ("scale", 255)}
-
-
-def is_rgb(preprocessing: Preprocessing) -> bool:
-    """Whether images are uint8 in three channels."""
-    return preprocessing.channels == 3 and preprocessing.scale == 255
 
 
 # --- the formats
@@ -218,7 +213,7 @@ def export(source: Source, formats: Sequence[str], folder: Path, max_drop: float
     Raises RunError for an export that cannot be loaded, or whose logits, labels or preprocessing are not the network's.
     """
     run, dataset = source.run, source.dataset
-    if source.pixels and not is_rgb(run.preprocessing):
+    if source.pixels and not run.preprocessing.is_rgb:
         raise RunError("--input uint8 is for networks of uint8 images with three channels; leave it out")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

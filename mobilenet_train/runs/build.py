@@ -138,9 +138,9 @@ def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
 
 def check_colour(config: TrainConfig, dataset: Dataset) -> None:
     """Raises ConfigError for an augmentation of colours where images are not uint8 with three channels."""
-    channels, policy, kind = dataset.train.images.shape[3], config.augment, dataset.train.dtype
-    if channels == 3 and kind == torch.uint8:
+    if dataset.preprocessing.is_rgb:
         return
+    channels, policy, kind = dataset.preprocessing.channels, config.augment, dataset.train.dtype
     for name in ("brightness", "contrast", "saturation", "operations"):
         if (value := getattr(policy, name)) not in (0, "none"):
             raise ConfigError(
