@@ -68,6 +68,7 @@ INTRODUCED: dict[str, Introduced] = {
     "device.cuda_graph": Introduced("0.2.0", True),
     "device.deterministic": Introduced("0.2.0", False),
     "device.sync_batch_norm": Introduced("0.1.0", False),
+    "eval.every_epochs": Introduced("0.2.0", 1),
     "eval.resolution": Introduced("0.1.0", None),
     "model.in_channels": Introduced("0.2.0", None),
     "model.kernel": Introduced("0.2.0", "paper"),

@@ -49,8 +49,8 @@ class CheckpointFacts:
 
     @property
     def logged(self) -> EpochResult | None:
-        """What was logged of just these weights; None for a checkpoint from inside an epoch."""
-        return self.history[-1] if self.batch == 0 and self.history else None
+        """What was logged of just these weights; None inside an epoch, and after one without an evaluation."""
+        return self.history[-1] if self.batch == 0 and self.history and self.history[-1].test else None
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "early_stop.patience", 0, "null or a number of epochs from 1"),
     ("", "early_stop.patience", 3, "dataset.val_fraction=0.1"),
     ("", "eval.batch_size", 0, "from 1"),
+    ("", "eval.every_epochs", 0, "from 1"),
     ("", "checkpoint.every_minutes", 0.0, "above 0"),
     ("", "log_every", 0, "from 1"),
     ("", "recover.attempts", -1, "from 0 to 100"),
