@@ -25,7 +25,6 @@ from tests.conftest import RUN, TINY
 from tests.records import everything, weights
 from tests.small_network import small_network
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 SMALL = (*TINY, "tensorboard=false")
 
 
