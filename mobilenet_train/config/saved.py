@@ -78,6 +78,7 @@ INTRODUCED: dict[str, Introduced] = {
     "model.freeze": Introduced("0.1.0", "none"),
     "model.padding": Introduced("0.1.0", "symmetric"),
     "optim.backbone_lr": Introduced("0.1.0", 1.0),
+    "optim.frozen_epochs": Introduced("0.2.0", 0),
     "model.wide_head": Introduced("0.2.0", lambda values: values.model.get("width_mult", 1) > 1),
     "dataset.split_seed": Introduced("0.2.0", _split_seed),
     "preview": Introduced("0.1.0", False),

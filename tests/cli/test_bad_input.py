@@ -207,6 +207,8 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "optim.l1", -1.0, "from 0 to 10"),
     ("", "optim.clip_norm", 0.0, "null or a number above 0"),
     ("", "optim.accumulate", 0, "from 1 to 65536"),
+    ("", "optim.frozen_epochs", -1, "from 0"),
+    ("", "optim.frozen_epochs", 1, "0 without model.weights"),
     ("", "optim.backbone_lr", 0.0, "above 0, at most 10"),
     ("model=custom model.factory=a:b", "optim.backbone_lr", 0.1, "model=custom"),
     ("", "optim.schedule.decay", "cosin", "cosine, linear, step, exponential, constant"),

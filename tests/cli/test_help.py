@@ -306,9 +306,9 @@ model.activation model.args model.batch_norm model.depth_multiplier model.dropou
 model.in_channels model.kernel model.name model.norm_eps model.norm_momentum model.padding model.separable
 model.squeeze_excite model.stride_plan model.weights model.wide_head model.width_mult
 optim.accumulate optim.alpha optim.backbone_lr optim.betas optim.clip_norm optim.decay_depthwise
-optim.decay_norm_and_bias optim.eps optim.l1 optim.lr optim.momentum optim.name optim.nesterov optim.schedule.decay
-optim.schedule.every_epochs optim.schedule.factor optim.schedule.final optim.schedule.warmup optim.sgd_lr
-optim.sgd_momentum optim.weight_decay
+optim.decay_norm_and_bias optim.eps optim.frozen_epochs optim.l1 optim.lr optim.momentum optim.name optim.nesterov
+optim.schedule.decay optim.schedule.every_epochs optim.schedule.factor optim.schedule.final optim.schedule.warmup
+optim.sgd_lr optim.sgd_momentum optim.weight_decay
 """
 
 
