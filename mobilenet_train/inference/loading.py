@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mobilenet_train import checkpoint
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import from_record
-from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import CustomModelConfig, TrainConfig
 from mobilenet_train.config.schema.device import MOST_THREADS
 from mobilenet_train.data.images import Preprocessing
 from mobilenet_train.errors import ConfigError, RunError
@@ -88,7 +88,7 @@ def runtime_like(config: TrainConfig, device: str, threads: int | None) -> Runti
 
     Raises RunError if the device does not exist.
     """
-    custom = not isinstance(config.model, NetworkConfig)
+    custom = isinstance(config.model, CustomModelConfig)
     asked = replace(config.device, name=device, threads=threads, sync_batch_norm=False)
     try:
         return set_up(asked, custom=custom)
