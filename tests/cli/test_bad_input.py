@@ -56,7 +56,7 @@ CASES: list[tuple[str, int, list[str]]] = [
         ],
     ),
     ("optim=sdg", 2, ["optim=sdg", "adam, adamw, muon, rmsprop, sgd", "did you mean 'sgd'?"]),
-    ("augment=stronger", 2, ["augment=strong", "basic, none, shift"]),
+    ("augment=stronger", 2, ["augment=strong", "light, none, shift"]),
     ("device=gpu", 2, ["device=gpu", "auto, cpu, cuda", "did you mean 'cuda'?"]),
     ("experiment=nope", 2, ["experiment=nope", "tutorial"]),
     ("recipe=nope", 2, ["recipe=nope", "cifar10_v3_large_sgd"]),
@@ -284,7 +284,7 @@ RULES: list[tuple[str, str, Any, str]] = [
 ANYTHING_GOES = {
     *("model.name", "model.args", "dataset.name", "dataset.args", "dataset.cache_dir", "dataset.train"),
     *("dataset.test", "dataset.class_names", "dataset.root", "augment.name", "optim.name", "outputs", "run_dir"),
-    *("resume", "max_steps"),
+    *("resume", "max_steps", "distill.teacher"),
 }
 
 

@@ -1,8 +1,10 @@
 """Distillation: what is learned and what is refused; a run with a teacher resumes and is planned like any other."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,10 @@ from mobilenet_train.config.saved import Saved
 from mobilenet_train.config.schema import DistillConfig, TrainConfig
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.runs import announce
+from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.build import RunParts, build_run
+from mobilenet_train.runs.session import train
+from mobilenet_train.sweeps import forecast
 from mobilenet_train.training.budget import measure_pace
 from mobilenet_train.training.step import train_update
 from mobilenet_train.training.teacher import distilled
@@ -131,20 +136,22 @@ def changed(config: TrainConfig, part: str, **values: object) -> TrainConfig:
     return replace(config, **{part: replace(section, **values)})
 
 
-def test_a_teacher_built_by_a_function_is_loaded_only_if_that_is_trusted(tmp_path: Path) -> None:
+def test_a_teacher_built_by_a_function_is_loaded_only_if_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("model=custom", "model.factory=tests.small_network:small_network")
     small = tuple(word for word in TINY if not word.startswith("model"))
     session = configure(
         *small, *words, "dataset.max_per_class=20", "dataset.val_fraction=0.2", f"run_dir={tmp_path / 't'}"
     )
-    from mobilenet_train.runs import folder as run_folder
-    from mobilenet_train.runs.session import train
-
     parts = build_run(replace(session, epochs=1))
     run_folder.create(parts.config, [])[1].close()
     train(parts, tmp_path / "t", Console(quiet=True), lambda: 0)  # type: ignore[arg-type]
     assert "trust_factory=true" in refused(tmp_path / "t", composed())
-    build_run(replace(composed(), distill=learning(tmp_path / "t"), trust_factory=True))
+    trusted = replace(composed(), distill=learning(tmp_path / "t"), trust_factory=True)
+    monkeypatch.setattr("sys.stdin", StringIO(json.dumps(forecast.question([trusted], None))))
+    forecast.main()  # what a sweep asks before its first job
+    assert '"parameters"' in capsys.readouterr().out
 
 
 def test_the_plan_names_the_teacher_and_a_measured_pace_includes_it(
