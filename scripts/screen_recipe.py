@@ -87,7 +87,7 @@ def page(base: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
             "95 % interval; p: Student's paired t-test, two-sided. About",
             f"{chance} are expected to show p < {SIGNIFICANT:g}.",
             "",
-            f"    {shlex.join(['python', *sys.argv])}",
+            f"    {shlex.join(['python', 'scripts/screen_recipe.py', *sys.argv[1:]])}",
             "",
             *(f"| {line} |" for line in lines),
             "",

@@ -86,7 +86,7 @@ def build_run(
     channels = dataset.preprocessing.channels
     check_colour(config, dataset)
     model = build_model(config, len(dataset.class_names), channels)
-    origin = prepare(model, config, dataset, listener, starts) if isinstance(model, MobileNet) else None
+    origin = prepare(model, config, dataset, listener, starts) if isinstance(config.model, NetworkConfig) else None
     divisor = model.stride_plan.total if isinstance(model, MobileNet) else PUBLISHED_STRIDE
     plan = make_plan(config, runtime, len(dataset.train), divisor, per_class, schedule_from)
     if config.distill.teacher is not None:
@@ -103,9 +103,10 @@ def build_run(
     return RunParts(dataset, batches, plan, state, cost, origin)
 
 
-def prepare(model: MobileNet, config: TrainConfig, dataset: Dataset, listener: Listener, starts: bool) -> str | None:
+def prepare(model: nn.Module, config: TrainConfig, dataset: Dataset, listener: Listener, starts: bool) -> str | None:
     """Applies model.weights, in a run that `starts`, and model.freeze; returns where the weights come from."""
     assert isinstance(config.model, NetworkConfig)
+    assert isinstance(model, MobileNet)
     origin, source = None, config.model.weights
     if source is not None and starts:
         weights = read_weights(config.model.name, source, config.model.width_mult)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -29,8 +28,6 @@ from mobilenet_train.training.teacher import distilled
 from tests.conftest import TINY, configure
 from tests.records import weights
 from tests.runs.test_resume import composed, run
-
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +136,7 @@ def changed(config: TrainConfig, part: str, **values: object) -> TrainConfig:
 def test_a_teacher_built_by_a_function_is_loaded_only_if_that_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("model=custom", "model.factory=tests.small_network:small_network")
+    words = ("model=custom", "model.factory=mobilenet_train.models:mobilenet_v3_small", "+model.args.width_mult=0.25")
     small = tuple(word for word in TINY if not word.startswith("model"))
     session = configure(
         *small, *words, "dataset.max_per_class=20", "dataset.val_fraction=0.2", f"run_dir={tmp_path / 't'}"
@@ -167,15 +164,3 @@ def test_the_plan_names_the_teacher_and_a_measured_pace_includes_it(
     parts.plan.teacher.network.register_forward_hook(lambda *_: calls.append(1))
     measure_pace(parts.state, parts.batches.train, parts.batches.test, parts.plan)
     assert len(calls) > 2
-
-
-def test_ranks_learn_from_the_teacher_what_one_process_does(taught: Callable[..., RunParts]) -> None:
-    """The parts of a batch, each with its rows of the teacher's outputs, have the whole batch's loss as their mean."""
-    parts = taught("model.dropout=0")
-    assert parts.plan.teacher is not None
-    images, _ = next(parts.batches.train.epoch(0))
-    its_logits = partial(parts.plan.teacher.logits, runtime=parts.runtime)
-    ours = torch.randn(len(images), 10, generator=torch.Generator().manual_seed(0))
-    loss = partial(distilled, torch.tensor(0.0), config=parts.config.distill)
-    halves = [loss(ours[rows], its_logits(images[rows])) for rows in (slice(0, 16), slice(16, 32))]
-    assert float(sum(halves) / 2) == pytest.approx(float(loss(ours, its_logits(images))), rel=1e-4)
