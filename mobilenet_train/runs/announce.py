@@ -51,6 +51,9 @@ def _training_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
     length = f"{plan.epochs(plan.updates)} epochs, {plan.updates:,} updates" if plan.updates < UNLIMITED else "updates"
     limit = f"{config.budget} or " if config.budget else ""
     yield "training", f"{limit}{length} of {images_per_update(config)} images"
+    if plan.teacher is not None:
+        learned = f"{config.distill.weight:.0%} of the loss, temperature {config.distill.temperature:g}"
+        yield "teacher", f"{plan.teacher.about}; {learned}"
     if config.progressive.start is not None:
         sides = " -> ".join(f"{side}x{side}" for side in plan.resolutions)
         yield "resolution", f"{sides}, the last from {config.progressive.full_from:.0%} on"

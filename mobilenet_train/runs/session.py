@@ -258,4 +258,5 @@ def checkpoint_contents(parts: RunParts) -> dict[str, Any]:
         "preprocessing": asdict(parts.dataset.preprocessing),
         "fingerprint": parts.dataset.fingerprint,
         "environment": parts.environment,
+        **({"teacher": parts.plan.teacher.digest} if parts.plan.teacher else {}),
     }
