@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,32 +10,33 @@ import pytest
 
 from mobilenet_train import Sweep, UserError, sweep
 from mobilenet_train.api import sweep as sweep_module
-from tests.children import Forked, mnet_train
+from tests.children import Child, mnet_train
 from tests.sweeps.conftest import fork_jobs
 
 WORDS = ("dataset=digits", "model=v3_small", "dataset.max_per_class=4", "dataset.resolution=16", "batch_size=16")
 SETTINGS = {"model.width_mult": (0.03, 0.05), "device": "cpu", "device.threads": 1, "tensorboard": False}
 
 
-class ForkedCommand(Forked):
-    """What `spawn(["-m", "mobilenet_train", *words], ...)` returns, for a fork of this process, as are its jobs."""
+class ForkedCommand:
+    """What `spawn(["-m", "mobilenet_train", *words], ...)` returns, forked, as its jobs are.
+
+    Not from this process: after a backward pass of a test before, torch refuses another in a fork.
+    """
 
     def __init__(self, arguments: Sequence[str], **_: object) -> None:
-        (out, into_out), (err, into_err) = os.pipe(), os.pipe()
+        pipes = [os.pipe(), os.pipe()]
+        ends = [Path(f"/proc/{os.getpid()}/fd/{into}") for _, into in pipes]
+        self._child = Child(ends[0], mnet_train(*arguments[2:], prepare=fork_jobs), errors=ends[1])
+        theirs = [Path(f"/proc/{self._child.pid}/fd/{number}") for number in (1, 2)]
+        self._child.wait_for(lambda: [path.readlink() for path in theirs] == [path.readlink() for path in ends])
+        for _, into in pipes:
+            os.close(into)
+        self.stdout, self.stderr = (os.fdopen(out) for out, _ in pipes)
+        self.send_signal = self._child.kill
 
-        def run() -> None:
-            os.dup2(into_out, 1)
-            os.dup2(into_err, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-            mnet_train(*arguments[2:], prepare=fork_jobs)()
-
-        super().__init__(run, {})
-        os.close(into_out)
-        os.close(into_err)
-        self.stdout, self.stderr = os.fdopen(out), os.fdopen(err)
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+    def wait(self) -> int:
+        self.returncode = self._child.wait()
+        return self.returncode
 
 
 @pytest.fixture(autouse=True)
