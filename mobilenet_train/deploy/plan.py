@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.linear_model import LinearRegression
 
 from mobilenet_train.config.trained import trained_weights
+from mobilenet_train.console import counted
 from mobilenet_train.deploy.bench import Row
 from mobilenet_train.deploy.latency import Timing
 from mobilenet_train.deploy.published import PUBLISHED, Published, published
@@ -101,7 +102,7 @@ def single_images(rows: Sequence[Row]) -> dict[tuple[str, float, int], Row]:
             continue
         first = timings.setdefault((s.model, s.width, s.resolution), row)
         if first is not row:
-            known, other = (f"{r.setting.runtime} with {r.setting.threads} threads" for r in (first, row))
+            known, other = (f"{r.setting.runtime} with {counted(r.setting.threads, 'thread')}" for r in (first, row))
             raise RunError(
                 f"the table has {s.model} {s.width:g} at {s.resolution} twice ({known}, {other}): keep one of each"
             )
