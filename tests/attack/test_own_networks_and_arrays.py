@@ -121,10 +121,10 @@ def test_arrays_of_ones_own_that_cannot_be_trained_on_are_refused(kind: str) -> 
     assert ARRAYS[kind][1] in message
 
 
-def test_the_readme_s_own_network_and_arrays_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    codes = re.findall(r"```python\n(# mine\.py.*?)```", readme, re.DOTALL)
-    commands = re.findall(r"mnet-train ((?:model|dataset)=custom .*)", readme)
+def test_the_page_s_own_network_and_arrays_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs/your_own.md").read_text()
+    codes = re.findall(r"```python\n(# mine\.py.*?)```", page, re.DOTALL)
+    commands = re.findall(r"mnet-train ((?:model|dataset)=custom .*)", page)
     assert len(codes) == len(commands) == 2
     (tmp_path / "mine.py").write_text("\n".join(codes))
     (tmp_path / "words").mkdir()

@@ -19,7 +19,7 @@ from tests.records import everything, rows
 
 from .conftest import Start
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/clusters.md"
 RESTARTED = ("--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "mobilenet_train")
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 STUBS = {
@@ -118,9 +118,9 @@ def test_a_restart_calls_ones_own_function_again(launch: Launch, tmp_path: Path)
     assert read_summary(tmp_path / "run")["status"] == "finished"
 
 
-def test_the_slurm_script_of_the_readme_trains_on_all_nodes(tmp_path: Path) -> None:
+def test_the_slurm_script_of_the_page_trains_on_all_nodes(tmp_path: Path) -> None:
     """With stand-ins for srun, which starts its command once a node, and scontrol, which lists the nodes."""
-    (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", README.read_text(), re.DOTALL)
+    (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", PAGE.read_text(), re.DOTALL)
     (tmp_path / "train.sh").write_text(script)
     for name, text in STUBS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
