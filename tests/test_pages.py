@@ -1,4 +1,4 @@
-"""README, docs/ and .github/: commands compose, snippets compile, links lead somewhere, and the site builds strictly."""
+"""README, docs/ and .github/: commands compose, Python compiles, links lead somewhere, and the site builds strictly."""
 
 import re
 import shlex
@@ -17,24 +17,20 @@ from hydra.core.override_parser.types import Override
 from mobilenet_train.cli.line import read_line
 from mobilenet_train.config.compose import compose_config
 from mobilenet_train.config.overrides import parsed
-from tests.inference.odd_images import sample
+from tests.pages import FENCE, ROOT, TEXTS, blocks
 
-ROOT = Path(__file__).parents[1]
-PAGES = [path for place in (".", "docs", ".github") for path in sorted((ROOT / place).glob("*.md"))]
-TEXTS = {path.relative_to(ROOT): path.read_text() for path in PAGES}
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MODULES = {"mnet-eval": "evaluate"}  # of cli/, where it has another name than the command
 COMMAND = re.compile(r"(?:^|[ /])(mnet-[a-z]+|-m mobilenet_train) (.+)")
-page = pytest.mark.parametrize("page", TEXTS, ids=str)
+page = pytest.mark.parametrize("page", TEXTS)
 
 
-def code(text: str) -> list[str]:
+def code(page: str) -> list[str]:
     """Lines of shell in blocks, and whatever stands between backquotes."""
-    shell = "".join(body for kind, body in FENCE.findall(text) if kind == "bash").replace("\\\n", " ")
-    prose = FENCE.sub("", text)
-    blocks = re.findall(r"^    (.*)$", prose, re.MULTILINE)
+    shell = "".join(blocks(page, "bash")).replace("\\\n", " ")
+    prose = FENCE.sub("", TEXTS[page])
+    indented = re.findall(r"^    (.*)$", prose, re.MULTILINE)
     quoted = re.findall(r"`([^`]+)`", re.sub(r"^    .*$", "", prose, flags=re.MULTILINE))
-    return [*shell.splitlines(), *blocks, *(" ".join(words.split()) for words in quoted)]
+    return [*shell.splitlines(), *indented, *(" ".join(words.split()) for words in quoted)]
 
 
 def words_of(text: str) -> list[str]:
@@ -44,9 +40,9 @@ def words_of(text: str) -> list[str]:
     return list(takewhile(lambda word: word not in ("...", "$@") and not set(word) <= set("|&;<>"), lexer))
 
 
-def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+def commands(page: str) -> Iterator[tuple[str, list[str]]]:
     """Every command of ours with at least one argument: its name and its words."""
-    for line in code(text):
+    for line in code(page):
         if found := COMMAND.search(line):
             name, rest = found.groups()
             yield "mnet-train" if name.startswith("-m") else name, words_of(rest)
@@ -78,43 +74,32 @@ def parse(name: str, words: list[str]) -> None:
 
 
 @page
-def test_every_command_of_a_page_composes(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_a_page_composes(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_conf/model").mkdir(parents=True)
     (tmp_path / "my_conf/model/mine.yaml").write_text("defaults: [v2, _self_]\n")
     monkeypatch.chdir(tmp_path)
-    for name, words in commands(TEXTS[page]):
+    for name, words in commands(page):
         if name == "mnet-train":
             compose([word for word in words if word != "--help"])
         else:
             parse(name, words)
 
 
-def test_the_pages_name_every_command_every_extra_that_is_installed_exists_and_scripts_too() -> None:
+def test_the_pages_name_every_command_and_only_extras_and_scripts_that_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     whole = "\n".join(TEXTS.values())
-    assert set(project["scripts"]) <= {name for text in TEXTS.values() for name, _ in commands(text)}
+    assert set(project["scripts"]) <= {name for page in TEXTS for name, _ in commands(page)}
     named = {name for names in re.findall(r"install [^`\n]*\[([\w,]+)\]", whole) for name in names.split(",")}
     assert named - set(project["optional-dependencies"]) == set()
-    assert [name for name in re.findall(r"(?:python|-f)\s+((?:scripts|docs)/\S+\.\w+)", whole) if not (ROOT / name).exists()] == []
+    assert [
+        name for name in re.findall(r"(?:python|-f)\s+((?:scripts|docs)/\S+\.\w+)", whole) if not (ROOT / name).exists()
+    ] == []
 
 
 @page
-def test_python_on_a_page_compiles(page: Path) -> None:
-    for kind, body in FENCE.findall(TEXTS[page]):
-        if kind == "python":
-            compile(body, str(page), "exec")
-
-
-def test_a_finished_run_is_used_from_python_as_the_page_says(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs/RUN").symlink_to(finished / "run")
-    for name in ("cat.jpg", "dog.jpg"):
-        sample().save(tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    (snippet,) = [body for kind, body in FENCE.findall(TEXTS[Path("docs/finished_runs.md")]) if kind == "python"]
-    exec(snippet, {})
+def test_python_on_a_page_compiles(page: str) -> None:
+    for body in blocks(page, "python"):
+        compile(body, page, "exec")
 
 
 def anchors(text: str) -> set[str]:
@@ -124,20 +109,20 @@ def anchors(text: str) -> set[str]:
 
 
 @page
-def test_every_link_of_a_page_leads_to_a_file_or_heading(page: Path) -> None:
+def test_every_link_of_a_page_leads_to_a_file_or_heading(page: str) -> None:
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", TEXTS[page])):
         if re.match(r"https?:", link):
             continue
         name, _, anchor = link.partition("#")
-        target = (ROOT / page.parent / name).resolve() if name else ROOT / page
+        target = (ROOT / page).parent / name if name else ROOT / page
         if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
             broken.append(link)
     assert broken == []
 
 
 def test_the_readme_is_read_in_one_sitting() -> None:
-    assert TEXTS[Path("README.md")].count("\n") <= 170
+    assert TEXTS["README.md"].count("\n") <= 170
 
 
 def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
