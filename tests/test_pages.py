@@ -132,5 +132,5 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     pages = "".join(path.read_text() for path in tmp_path.glob("*.html"))
-    assert 'id="mobilenet_train.api.run.train"' in pages
+    assert 'id="mobilenet_train.train"' in pages
     assert re.findall(r'(?:src|href)="https?://(?!github|pytorch|arxiv)[^"]*\.(?:js|css|woff2?)', pages) == []
