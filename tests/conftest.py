@@ -116,14 +116,6 @@ def imagenet_subset() -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def undrawn() -> Iterator[None]:
-    """Runs of this process leave no curves.png, which takes longer than their training."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mobilenet_train.tracking.trackers.draw_curves", lambda *_: None)
-        yield
-
-
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -163,7 +155,7 @@ def run_forked(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One small run in a child process, shared by the tests that only look at it."""
     folder = tmp_path_factory.mktemp("command")
-    done = run_forked(tmp_path_factory.mktemp("outputs"), folder, *RUN, "ema.decay=0.9")
+    done = run_forked(tmp_path_factory.mktemp("outputs"), folder, *RUN, "ema.decay=0.9", MNET_DRAW="1")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     (folder / "stdout").write_text(done.stdout)

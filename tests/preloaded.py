@@ -22,6 +22,7 @@ for name in (
     "mobilenet_train.cli.train",
     "mobilenet_train.runs.session",
     "mobilenet_train.runs.start",
+    "tests.undrawn",
 ):
     import_module(name)
 

@@ -23,7 +23,6 @@ SMALL = (
     *("model=v3_small", "model.width_mult=0.1", "dataset.resolution=24", "batch_size=16", "device.threads=1"),
     *("epochs=2", "log_every=1", "device=cpu"),
 )
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def spectra(channels: int = 6, scale: float = 5000.0, count: int = 64) -> ImageData:

@@ -1,16 +1,47 @@
 """`sweep()` is the command with -m: the same folder, and its picture and rows as objects."""
 
+import os
 import signal
+import sys
 import threading
-from os import getpid, kill
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mobilenet_train import Sweep, UserError, sweep
+from mobilenet_train.api import sweep as sweep_module
+from tests.children import Forked, mnet_train
+from tests.sweeps.conftest import fork_jobs
 
 WORDS = ("dataset=digits", "model=v3_small", "dataset.max_per_class=4", "dataset.resolution=16", "batch_size=16")
 SETTINGS = {"model.width_mult": (0.03, 0.05), "device": "cpu", "device.threads": 1, "tensorboard": False}
+
+
+class ForkedCommand(Forked):
+    """What `spawn(["-m", "mobilenet_train", *words], ...)` returns, for a fork of this process, as are its jobs."""
+
+    def __init__(self, arguments: Sequence[str], **_: object) -> None:
+        (out, into_out), (err, into_err) = os.pipe(), os.pipe()
+
+        def run() -> None:
+            os.dup2(into_out, 1)
+            os.dup2(into_err, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+            mnet_train(*arguments[2:], prepare=fork_jobs)()
+
+        super().__init__(run, {})
+        os.close(into_out)
+        os.close(into_err)
+        self.stdout, self.stderr = os.fdopen(out), os.fdopen(err)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+@pytest.fixture(autouse=True)
+def forked_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_module, "spawn", ForkedCommand)
 
 
 def test_a_sweep_is_run_continued_and_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +74,7 @@ def test_ctrl_c_lets_the_jobs_save_and_returns_the_sweep(tmp_path: Path) -> None
         while not list(tmp_path.glob("*/*/checkpoints/last.pt")):
             if done.wait(0.05):
                 return
-        kill(getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
     done = threading.Event()
     watcher = threading.Thread(target=interrupt)

@@ -25,7 +25,6 @@ from tests.conftest import RUN, TINY
 from tests.records import everything, weights
 from tests.small_network import small_network
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 SMALL = (*TINY, "tensorboard=false")
 
 
@@ -53,7 +52,7 @@ def settings() -> dict[str, Any]:
 
 
 def test_train_leaves_the_bytes_of_the_command(finished: Path, tmp_path: Path) -> None:
-    child = Child(tmp_path / "output", partial(train, *RUN, "ema.decay=0.9"), tmp_path)
+    child = Child(tmp_path / "output", partial(train, *RUN, "ema.decay=0.9"), tmp_path, MNET_DRAW="1")
     assert child.wait() == 0, child.text()
     ours, theirs = tmp_path / "run", finished / "run"
     assert everything(ours) == everything(theirs)

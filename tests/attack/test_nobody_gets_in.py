@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,25 +133,20 @@ def test_a_run_that_was_stopped_continues_with_the_same_command_or_the_printed_o
 
 
 @pytest.mark.parametrize(
-    ("words", "prepare"),
-    [
-        (("model=custom", "model.factory=own:build", "+model.args.width=4,6"), None),  # whole processes
-        (("model=mine", "model.args.width=4,6"), fork_jobs),
-    ],
+    "words",
+    [("model=custom", "model.factory=own:build", "+model.args.width=4,6"), ("model=mine", "model.args.width=4,6")],
     ids=["typed", "in YAML"],
 )
-def test_a_sweep_of_ones_own_network_runs_and_is_continued(
-    own: Path, words: tuple[str, ...], prepare: Callable[[], None] | None
-) -> None:
+def test_a_sweep_of_ones_own_network_runs_and_is_continued(own: Path, words: tuple[str, ...]) -> None:
     sweep = ("--config-dir", "conf", "-m", *words, *DIGITS, "sweep=s", "slots=2", "epochs=1")
-    code, said = command(own, *sweep, prepare=prepare)
+    code, said = command(own, *sweep, prepare=fork_jobs)
     assert code == 0, said
     folder = own / "outputs/s"
     first, second = (folder / job.name for job in read_manifest(folder).jobs)
     assert [read_summary(run)["parameters"] for run in (first, second)] == [4 * 28 + 50, 6 * 28 + 70]
     shutil.rmtree(first)
     (second / "summary.json").unlink()  # as if it had been killed at its end
-    code, said = command(own, *sweep, prepare=prepare)
+    code, said = command(own, *sweep, prepare=fork_jobs)
     assert code == 0, said
     assert {read_summary(run)["status"] for run in (first, second)} == {"finished"}
     assert not read_saved(first).config.trust_factory

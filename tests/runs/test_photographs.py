@@ -26,7 +26,6 @@ from tests.conftest import TINY, configure
 from tests.data.image_files_for_tests import spoil, tree
 from tests.records import log_lines, rows, weights
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 UPDATES = 6  # of 24 of the 144 good pictures
 
 

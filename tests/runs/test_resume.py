@@ -18,7 +18,6 @@ from mobilenet_train.runs.session import resume, train
 from tests.conftest import TINY, configure
 from tests.records import log_lines, points, rows, weights
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 OPTIONS = (
     *TINY,
     "epochs=3",

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress, Score
 from mobilenet_train.tracking import RunDescription, Trackers
-from mobilenet_train.tracking import trackers as trackers_module
 
 EPOCHS = 3
 UPDATES_PER_EPOCH = 2
@@ -61,12 +60,6 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> None:
     """Log lines give local time: let that be UTC."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes a third of a second: only the tests of curves.png draw."""
-    monkeypatch.setattr(trackers_module, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture
