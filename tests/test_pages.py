@@ -121,6 +121,16 @@ def test_every_link_of_a_page_leads_to_a_file_or_heading(page: str) -> None:
     assert broken == []
 
 
+def test_the_floor_plan_names_every_folder_and_module_of_the_package() -> None:
+    plan = set(re.findall(r"[\w]+", blocks("docs/design.md", "text")[0]))
+    rooms = {
+        path.stem
+        for path in (ROOT / "mobilenet_train").iterdir()
+        if path.name != "__pycache__" and path.suffix in ("", ".py")
+    }
+    assert rooms - plan == {"__init__", "__main__"}
+
+
 def test_the_readme_is_read_in_one_sitting() -> None:
     assert TEXTS["README.md"].count("\n") <= 170
 
