@@ -1,4 +1,4 @@
-"""Errors from deep inside that a setting can mend: out of memory, a killed worker. Each becomes a RunError that names it."""
+"""Errors from deep inside that a setting can mend, out of memory, a killed worker: each a RunError that names it."""
 
 import re
 import shlex
