@@ -23,7 +23,8 @@ def train_update(state: TrainState, batches: Sequence[Batch], plan: Plan) -> Non
     """
     config, ranks = plan.config, plan.runtime.ranks
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate_of(state, plan, state.step) * group.get("rate_share", 1.0)
+        share = group.get("rate_share", 1.0) if state.epoch >= group.get("frozen_epochs", 0) else 0.0
+        group["lr"] = learning_rate_of(state, plan, state.step) * share
     seed_dropout(state, config.seed, 0)
     if state.graphs:
         measured = state.graphs.run(lambda batch: move_weights(state, [batch], plan), *batches)
