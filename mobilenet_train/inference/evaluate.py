@@ -132,7 +132,7 @@ def load_test_data(run: TrainedRun, root: str | Path | None, trust_factory: bool
     config = run.config.dataset
     if isinstance(config, CustomDatasetConfig) and not trust_factory:
         raise RunError(
-            f"{run.checkpoint.path} wants its data from your Python function {config.factory}, which would be imported "
+            f"{run.checkpoint.path} needs its data from your Python function {config.factory}, which would be imported "
             "and called; if you know it, add --trust-factory"
         )
     if root is not None:
