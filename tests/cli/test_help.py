@@ -99,7 +99,7 @@ def test_training_imports_neither_torchs_compiler_nor_torchvision(tmp_path: Path
     assert modules & {"torch._dynamo", "torchvision"} == set()  # 2 s of the start
 
 
-def test_help_names_every_choice_of_every_group_and_every_knob() -> None:
+def test_help_names_every_choice_of_every_group_and_every_setting() -> None:
     text = help_text()
     for group in GROUPS:
         section = re.search(rf"^  {group}\n(.*?)\n\n", text, re.M | re.S)
