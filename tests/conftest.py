@@ -113,6 +113,14 @@ def imagenet_subset() -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def short_timings() -> Iterator[None]:
+    """That a latency is given is tested, not how exact it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
+        yield
+
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -13,6 +13,8 @@ from mobilenet_train.machine import usable_cores
 from tests.children import Child
 from tests.conftest import TINY
 from tests.data.image_files_for_tests import tree
+from tests.data.test_indian_pines import SMALL as SMALL_WINDOWS
+from tests.data.test_indian_pines import write as write_indian_pines
 from tests.forked_python import fork_pythons, run_script
 from tests.small_cifar10 import accept_small
 from tests.sweeps.conftest import fork_jobs
@@ -97,6 +99,18 @@ def test_bench_gpu_measures_the_trainer_and_both_peers(script: Run, tmp_path: Pa
     for row in rows:
         assert float(row["images/s"]) == pytest.approx(8000 / float(row["ms a step"]))
         assert row["GPU busy %"] == "nan", "there is none"
+
+
+def test_bench_hybridsn_measures_the_plain_loop_and_the_trainer(script: Run, tmp_path: Path) -> None:
+    write_indian_pines(tmp_path)
+    least = ("--steps", "1", "--windows", "20", "--rounds", "1", "--csv", "h.csv")
+    words = (f"dataset.root={tmp_path}", *SMALL_WINDOWS, "batch_size=16")
+    script("bench_hybridsn", *words, *least)
+    with (tmp_path / "h.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["plain", "trainer"]
+    assert float(rows[0]["times as fast"]) == 1
+    assert all(float(value) > 0 for row in rows for name, value in row.items() if name != "case")
 
 
 @pytest.mark.real_data

@@ -186,7 +186,9 @@ def verify(run: TrainedRun, dataset: Dataset, evaluated: Sequence[Evaluated], ru
     """
     facts, logged = run.checkpoint, run.checkpoint.logged
     if logged is None:
-        return Verdict("not logged", f"{facts.path} is from inside an epoch: nothing was logged of these weights")
+        return Verdict(
+            "not logged", f"{facts.path} is from between two evaluations: nothing was logged of these weights"
+        )
     if not same_images(dataset.fingerprint, facts.fingerprint):
         return Verdict("other images", "these are not the images that the run was tested on")
     plain = {e.weights: e for e in evaluated if not e.flip}

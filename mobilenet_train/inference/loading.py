@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mobilenet_train import checkpoint
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import from_record
-from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import CustomModelConfig, TrainConfig
 from mobilenet_train.config.schema.device import MOST_THREADS
 from mobilenet_train.data.images import Preprocessing
 from mobilenet_train.errors import ConfigError, RunError
@@ -49,8 +49,8 @@ class CheckpointFacts:
 
     @property
     def logged(self) -> EpochResult | None:
-        """What was logged of just these weights; None for a checkpoint from inside an epoch."""
-        return self.history[-1] if self.batch == 0 and self.history else None
+        """What was logged of just these weights; None inside an epoch, and after one without an evaluation."""
+        return self.history[-1] if self.batch == 0 and self.history and self.history[-1].test else None
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def runtime_like(config: TrainConfig, device: str, threads: int | None) -> Runti
 
     Raises RunError if the device does not exist.
     """
-    custom = not isinstance(config.model, NetworkConfig)
+    custom = isinstance(config.model, CustomModelConfig)
     asked = replace(config.device, name=device, threads=threads, sync_batch_norm=False)
     try:
         return set_up(asked, custom=custom)

@@ -107,13 +107,12 @@ def estimate(parts: RunParts, console: Console) -> None:
     if config.budget is not None:
         left = budget_seconds(config.budget) - CLOSING_SECONDS
         updates = affordable_updates(0, left, pace, plan)
-    epochs = plan.epochs(updates)
     training = pace.seconds(plan, 0, updates)
-    total = training + epochs * pace.epoch_end
+    total = training + plan.evaluations(updates) * pace.epoch_end
     say(
         console,
         f"dry run: about {updates * images_per_update(config) / training:.0f} images/s, "
-        f"{plan.updates_per_epoch * training / updates + pace.epoch_end:.0f} s an epoch, "
+        f"{plan.updates_per_epoch * training / updates + pace.epoch_end / config.eval.every_epochs:.0f} s an epoch, "
         f"{total / 60:.1f} minutes for {updates:,} updates; no run folder was made",
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mobilenet_train.config.schema import NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
 from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.batches import Batches, make_batches
 from mobilenet_train.data.cache import SILENT, Listener
@@ -77,7 +77,7 @@ def build_run(
     Raises UserError if anything does not fit, StoppedError if the listener asks to stop.
     """
     ranks = join()
-    runtime = set_up(config.device, ranks, not isinstance(config.model, NetworkConfig))
+    runtime = set_up(config.device, ranks, isinstance(config.model, CustomModelConfig))
     dataset = for_evaluation(
         local_first(ranks, lambda: load(config.dataset, listener, config.model.in_channels)), config
     )

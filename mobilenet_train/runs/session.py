@@ -156,6 +156,7 @@ def train(
         raise
     summarise("finished")
     last = parts.state.history[-1]
+    assert last.test is not None, "the last epoch is evaluated"
     say(console, f"test top-1 {last.test.top1:.2f} % after epoch {last.epoch}; everything is in {folder}")
     return 0
 

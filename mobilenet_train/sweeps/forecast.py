@@ -80,7 +80,8 @@ def _seconds(parts: "RunParts") -> float:
     few = replace(config, batch_size=size, eval=replace(config.eval, batch_size=size))
     batches = make_batches(few, parts.dataset, parts.runtime.memory_format, parts.runtime.ranks)
     pace = measure_pace(parts.state, batches.train, batches.test, plan)
-    whole = pace.seconds(plan, 0, plan.updates) * config.batch_size / size + plan.epochs(plan.updates) * pace.epoch_end
+    training = pace.seconds(plan, 0, plan.updates) * config.batch_size / size
+    whole = training + plan.evaluations(plan.updates) * pace.epoch_end
     return whole if config.budget is None else min(whole, budget_seconds(config.budget))
 
 

@@ -17,7 +17,7 @@ from mobilenet_train.tracking.description import RunDescription
 if TYPE_CHECKING:
     from torch import Tensor
 
-EPOCH = "test/loss"  # a tag that every finished epoch has
+EPOCH = "train/loss"  # a tag that every finished epoch has
 FILE_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
@@ -143,17 +143,17 @@ def progress_scalars(event: Progress) -> dict[str, float]:
 
 
 def epoch_scalars(result: EpochResult) -> dict[str, float]:
-    """Losses per sample, top-1 and top-5 in percent, by tag."""
+    """Losses per sample, top-1 and top-5 in percent, by tag; of what was measured in an epoch."""
     scalars = {
         "train/loss": result.train.loss,
         "train/top1": result.train.top1,
-        "test/loss": result.test.loss,
-        "test/top1": result.test.top1,
         "run/learning_rate": result.learning_rate,
         "run/images_per_second": result.images_per_second,
     }
-    if result.test.top5 is not None:
-        scalars["test/top5"] = result.test.top5
+    if result.test:
+        scalars |= {"test/loss": result.test.loss, "test/top1": result.test.top1}
+        if result.test.top5 is not None:
+            scalars["test/top5"] = result.test.top5
     if result.val:
         scalars |= {"val/loss": result.val.loss, "val/top1": result.val.top1}
     if result.ema_test:

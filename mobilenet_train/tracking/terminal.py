@@ -143,8 +143,9 @@ def summary_line(result: EpochResult, epochs: int) -> str:
     parts = [
         f"epoch {result.epoch:{width}}/{epochs}",
         f"train {result.train.loss:.3f} {result.train.top1:5.2f}%",
-        f"test {result.test.loss:.3f} {result.test.top1:5.2f}%",
     ]
+    if result.test:
+        parts.append(f"test {result.test.loss:.3f} {result.test.top1:5.2f}%")
     if result.ema_test:
         parts.append(f"EMA {result.ema_test.top1:5.2f}%")
     if result.val:

@@ -37,30 +37,33 @@ def build_optimizer(
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Parameters with weight decay, and those without (norms, biases, perhaps depthwise kernels).
 
-    With optim.backbone_lr other than 1, groups of their own for the classifier and the rest; `rate_share` is a
-    group's share of the learning rate. For Muon, pointwise kernels come in groups with `matrices` set.
+    With optim.backbone_lr other than 1 or optim.frozen_epochs, groups of their own for the classifier and the rest;
+    `rate_share` is a group's share of the learning rate, which it gets from the epoch `frozen_epochs` on. For Muon,
+    pointwise kernels come in groups with `matrices` set.
     """
     depthwise = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
     pointwise = pointwise_kernels(model) if isinstance(config, MuonConfig) else set()
-    head = head_parameters(model) if config.backbone_lr != 1 else set()
+    head = head_parameters(model) if config.backbone_lr != 1 or config.frozen_epochs > 0 else set()
     sgd_share = config.sgd_lr / config.lr if isinstance(config, MuonConfig) else 1.0
 
-    def settings(parameter: Tensor) -> tuple[float, float, bool]:
-        """Weight decay, share of the learning rate, and whether it is one of Muon's matrices."""
-        share = config.backbone_lr if head and id(parameter) not in head else 1.0
+    def settings(parameter: Tensor) -> tuple[float, float, bool, int]:
+        """Weight decay, share of the learning rate, whether it is one of Muon's matrices, and its frozen epochs."""
+        backbone = bool(head) and id(parameter) not in head
+        share, frozen = (config.backbone_lr, config.frozen_epochs) if backbone else (1.0, 0)
         if id(parameter) in pointwise:
-            return 0.0, share, True
+            return 0.0, share, True, frozen
         spared = parameter.ndim <= 1 and not config.decay_norm_and_bias
         spared |= id(parameter) in depthwise and not config.decay_depthwise
-        return 0.0 if spared else config.weight_decay, share * sgd_share, False
+        return 0.0 if spared else config.weight_decay, share * sgd_share, False, frozen
 
-    groups: dict[tuple[float, float, bool], list[Tensor]] = {}
+    groups: dict[tuple[float, float, bool, int], list[Tensor]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             groups.setdefault(settings(parameter), []).append(parameter)
     return [
         {"params": params, "weight_decay": decay, "rate_share": share, "matrices": matrices}
-        for (decay, share, matrices), params in groups.items()
+        | ({"frozen_epochs": frozen} if frozen else {})
+        for (decay, share, matrices, frozen), params in groups.items()
     ]
 
 

@@ -72,6 +72,15 @@ class Plan:
         """Epochs started in so many updates, the last one perhaps cut short by max_updates or a budget."""
         return -(-updates // self.updates_per_epoch)
 
+    @property
+    def updates_per_evaluation(self) -> int:
+        """Between two evaluations."""
+        return self.config.eval.every_epochs * self.updates_per_epoch
+
+    def evaluations(self, updates: int) -> int:
+        """In a run of so many updates, the last one included."""
+        return -(-updates // self.updates_per_evaluation)
+
     def learning_rate(self, update: int, updates: int) -> float:
         """The scheduled learning rate of an update in a run of `updates`; the schedule starts at `schedule_from`."""
         optim, start = self.config.optim, self.schedule_from

@@ -23,6 +23,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 Tool = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.usefixtures("exported_once")
 KINDS = ("onnx", "onnx-int8", "pixels", "pixels-int8")
 
 

@@ -30,6 +30,7 @@ def test_curves_that_cannot_be_written_are_named_with_the_reason(tmp_path: Path)
 
 def test_only_what_was_measured_is_drawn() -> None:
     assert list(losses([result(0)])) == ["train", "test"]
+    assert losses([result(0, test=None), result(1)])["test"] == {1: 1.21834}
     full = [result(0, val=Score(1.0, 50.0), ema_test=Score(1.0, 51.0))]
     assert list(accuracies(full)) == ["train", "val", "test", "EMA, test"]
 

@@ -1,6 +1,7 @@
 """One update: accumulation, dropout, penalties, clipping, averages, and losses that are not finite."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import check_finite
+from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.step import l1_penalty, measure, record, train_update
 from tests.conftest import TINY, configure
 
@@ -200,3 +202,16 @@ def test_the_average_covers_batch_norms_running_statistics() -> None:
     norm.running_mean.fill_(1.0)
     ema.update(10_000)
     assert ema.model.running_mean.item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "muon"])
+def test_in_frozen_epochs_only_the_classifier_learns(optim: str) -> None:
+    parts = build(f"optim={optim}", "optim.schedule.warmup=0")
+    state, model = parts.state, parts.state.model
+    state.optimizer = build_optimizer(model, replace(parts.config.optim, frozen_epochs=1))
+    batch = next(parts.batches.train.epoch(0))
+    for state.epoch, learning in ((0, {"classifier"}), (1, {"classifier", "features"})):
+        before = deepcopy(dict(model.named_parameters()))
+        train_update(state, [batch], parts.plan)
+        moved = {name.split(".")[0] for name, now in model.named_parameters() if not torch.equal(now, before[name])}
+        assert moved == learning

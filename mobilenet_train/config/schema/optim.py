@@ -34,6 +34,9 @@ class OptimConfig(Section):
     backbone_lr: float = number(
         "learning rate of all but the classifier, as a share of lr; fine-tuning likes 0.1", above=0, most=10
     )
+    frozen_epochs: int = whole(
+        "with model.weights: so many epochs at first in which only the classifier learns", 0, typed_most=MANY
+    )
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 

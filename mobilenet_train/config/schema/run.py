@@ -58,6 +58,7 @@ class EvalConfig(Section):
     resolution: int | None = whole(
         "pixels the network sees while evaluating; null = dataset.resolution", 8, 4096, null=NULL, said="pixels,"
     )
+    every_epochs: int = whole("evaluate after every so many epochs, and after the last one", 1, typed_most=MANY)
 
 
 class ProgressiveConfig(Section):
