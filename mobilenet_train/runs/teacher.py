@@ -69,7 +69,7 @@ def _of_run(source: str, config: TrainConfig, dataset: Dataset, listener: Listen
     said = f"distill.teacher={source}"
     refuse_known_test_images(config.dataset, dataset.fingerprint, said, record, listener)
     pre, logged = trained.preprocessing, trained.checkpoint.logged
-    top1 = f", test top-1 {logged.test.top1:.2f} %" if logged else ""
+    top1 = f", test top-1 {logged.test.top1:.2f} %" if logged and logged.test else ""
     custom = isinstance(trained.config.model, CustomModelConfig)
     about = f"{trained.config.model.name}{top1}"
     return Found(trained.model, trained.class_names, (pre.mean, pre.std, pre.scale), about, custom)
