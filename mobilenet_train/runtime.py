@@ -10,7 +10,7 @@ import torch
 from mobilenet_train.config.schema import DeviceConfig
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.kernels import bindings as kernels
-from mobilenet_train.machine import cpu_flags, usable_cores
+from mobilenet_train.machine import cpu_flags, processor, usable_cores
 from mobilenet_train.ranks import ALONE, Ranks
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -81,7 +81,10 @@ def set_up(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> 
 
 
 def make_deterministic(wanted: bool) -> None:
-    """Lets torch take only algorithms that repeat to the bit, or any; the first call must precede the first product."""
+    """Lets torch take only algorithms that are bit-identical from run to run, or any.
+
+    The first call must precede the first product.
+    """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # never read here
@@ -170,6 +173,12 @@ def environment(runtime: Runtime) -> dict[str, str | int]:
         "ranks": runtime.ranks.size,
         "precision": runtime.precision,
     }
+
+
+def machine_of(device: torch.device) -> str:
+    """What computes there, for figures."""
+    chip = processor() if device.type == "cpu" else device_name(device)
+    return f"{chip}, torch {torch.__version__}"
 
 
 def device_name(device: torch.device) -> str:

@@ -4,7 +4,7 @@
 
 Needs Indian Pines (MNET_DATA, or the package tensorly). Cases, each in a process of its own and in turns: `plain` cuts
 all windows beforehand, trains torch's layers in fp32 with torch's Adam from a DataLoader and evaluates in batches of
-`--plain-batch`; `trainer` is what `mnet-train experiment=hybridsn` does, with further KEY=VALUEs if given.
+`--plain-batch`; `trainer` is what `mnet-train experiment=hybridsn` does, with further KEY=VALUE words if given.
 A run is that of the experiment: 100 epochs, of which the plain loop evaluates each and the trainer every tenth.
 """
 

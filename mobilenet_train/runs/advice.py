@@ -1,4 +1,4 @@
-"""Errors from deep inside that have a knob: out of memory, a killed worker. Each becomes a RunError that names it."""
+"""Errors from deep inside that a setting can mend, out of memory, a killed worker: each a RunError that names it."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ ADVICE = (
 
 @contextmanager
 def memory_advice(advice: str = ADVICE) -> Iterator[None]:
-    """Turns running out of memory, on a GPU or the host, into a RunError that says which knob to turn."""
+    """Turns running out of memory, on a GPU or the host, into a RunError that says which setting to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -24,8 +24,8 @@ def train_update(state: TrainState, batches: Sequence[Batch], plan: Plan) -> Non
     """
     config, ranks = plan.config, plan.runtime.ranks
     for group in state.optimizer.param_groups:
-        share = group.get("rate_share", 1.0) if state.epoch >= group.get("frozen_epochs", 0) else 0.0
-        group["lr"] = learning_rate_of(state, plan, state.step) * share
+        rate_share = group.get("rate_share", 1.0) if state.epoch >= group.get("frozen_epochs", 0) else 0.0
+        group["lr"] = learning_rate_of(state, plan, state.step) * rate_share
         if config.optim.weight_decay_final < 1 and group["weight_decay"] > 0:
             group["weight_decay"] = plan.weight_decay(state.step, state.updates)
     seed_dropout(state, config.seed, 0)

@@ -99,7 +99,7 @@ def test_training_imports_neither_torchs_compiler_nor_torchvision(tmp_path: Path
     assert modules & {"torch._dynamo", "torchvision"} == set()  # 2 s of the start
 
 
-def test_help_names_every_choice_of_every_group_and_every_knob() -> None:
+def test_help_names_every_choice_of_every_group_and_every_setting() -> None:
     text = help_text()
     for group in GROUPS:
         section = re.search(rf"^  {group}\n(.*?)\n\n", text, re.M | re.S)
@@ -301,10 +301,10 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
 augment balance batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
-eval.batch_size eval.every_epochs eval.resolution experiment label_smoothing log_every max_steps max_updates model
-on_failure optim outputs preview progressive.full_from progressive.start recover.attempts recover.factor resume
-resume_from resume_schedule run_dir seed slots sweep tensorboard tracker trust_factory variant
-distill.teacher distill.temperature distill.weight
+distill.teacher distill.temperature distill.weight eval.batch_size eval.every_epochs eval.resolution experiment
+label_smoothing log_every max_steps max_updates model on_failure optim outputs preview progressive.full_from
+progressive.start recover.attempts recover.factor resume resume_from resume_schedule run_dir seed slots sweep
+tensorboard tracker trust_factory variant
 augment.brightness augment.contrast augment.crop_padding augment.cutmix augment.cutout augment.erasing augment.flip
 augment.magnitude augment.mixup augment.name augment.operations augment.resized_crop augment.saturation
 dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.components dataset.crop_ratio
@@ -318,9 +318,8 @@ model.factory model.freeze model.in_channels model.kernel model.name model.norm_
 model.padding model.separable model.squeeze_excite model.stride_plan model.weights model.wide_head model.width_mult
 optim.accumulate optim.alpha optim.backbone_lr optim.betas optim.clip_norm optim.decay_depthwise
 optim.decay_norm_and_bias optim.eps optim.frozen_epochs optim.l1 optim.lr optim.momentum optim.name optim.nesterov
-optim.schedule.decay optim.schedule.every_epochs optim.schedule.factor optim.schedule.final optim.schedule.warmup
-optim.sgd_lr optim.sgd_momentum optim.weight_decay
-optim.newton_schulz_steps optim.weight_decay_final
+optim.newton_schulz_steps optim.schedule.decay optim.schedule.every_epochs optim.schedule.factor optim.schedule.final
+optim.schedule.warmup optim.sgd_lr optim.sgd_momentum optim.weight_decay optim.weight_decay_final
 """
 
 

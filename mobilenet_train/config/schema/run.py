@@ -149,7 +149,7 @@ class TrainConfig(Section):
     log_every: int = whole(
         "updates between points of the training loss (bar, log line, TensorBoard)", 1, typed_most=10**9, free=True
     )
-    tensorboard: bool = flag("write event files to RUN/tensorboard", free=True)
+    tensorboard: bool = flag("write event files for TensorBoard into the run folder", free=True)
     tracker: str | None = factory(
         "package.module:function, called with a description of the run; what it returns is called with every event",
         null=NULL,
@@ -194,6 +194,12 @@ class TrainConfig(Section):
     on_failure: str = one_of(
         "with -m: stop ends the whole sweep when a job fails", "continue", "stop", free=True, sweep=True
     )
+
+    @property
+    def title(self) -> str:
+        """Network and data set for people; one's own are known by the functions that make them."""
+        network, data = (getattr(part, "factory", part.name) for part in (self.model, self.dataset))
+        return f"{network} on {data}"
 
 
 def budget_seconds(budget: str) -> float:
