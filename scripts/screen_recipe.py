@@ -1,8 +1,9 @@
 """What changes of a recipe are worth: each against the base recipe, seed by seed, on images held out from training.
 
-A tenth of the training images is held out (`dataset.val_fraction`, or what is given), and no test image counts. The
-runs of each variant are a sweep of its own, FOLDER/NAME: issued again, the same command resumes what was stopped, and
-more seeds are added to what is there. The page is written anew after each variant.
+A tenth of the training images is held out (`dataset.val_fraction`, or what is given), and no test image counts: a run
+evaluates after its last epoch alone. The runs of each variant are a sweep of its own, FOLDER/NAME: issued again, the
+same command resumes what was stopped, and more seeds are added to what is there. The page is written anew after each
+variant.
 
 python scripts/screen_recipe.py runs/screen model=v3_small epochs=4 --seeds 4 --page runs/screen/page.md \\
   --try smoother label_smoothing=0.2 --try warm optim.schedule.warmup=0.3 optim.lr=0.06
@@ -19,6 +20,7 @@ from pathlib import Path
 from mobilenet_train.machine import describe_machine
 from mobilenet_train.sweeps.paired import Comparison, compare
 
+USUAL = ("dataset.val_fraction=0.1", "eval.every_epochs=1000000")  # unless typed; only the last epoch is evaluated
 BASE = "base"  # the name of the recipe that all are held against
 ENOUGH_SEEDS = 4
 SIGNIFICANT = 0.05
@@ -49,10 +51,9 @@ def main() -> None:
 
 def run_seeds(folder: Path, name: str, overrides: Sequence[str], seeds: int) -> None:
     """Runs one variant with every seed, as far as it has not been run."""
-    held_out = (
-        [] if any(word.startswith("dataset.val_fraction=") for word in overrides) else ["dataset.val_fraction=0.1"]
-    )
-    fixed = [f"outputs={folder}", f"sweep={name}", f"seed=range({seeds})", "tensorboard=false", *held_out]
+    typed = {word.partition("=")[0] for word in overrides}
+    usual = [word for word in USUAL if word.partition("=")[0] not in typed]
+    fixed = [f"outputs={folder}", f"sweep={name}", f"seed=range({seeds})", "tensorboard=false", *usual]
     done = subprocess.run([sys.executable, "-m", "mobilenet_train", "-m", *fixed, *overrides], stdout=sys.stderr)
     if done.returncode:
         sys.exit(f"{name} did not finish; the same command resumes it")
