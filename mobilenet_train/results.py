@@ -37,7 +37,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """A finished epoch. Times are seconds since 1970; `seconds` and the throughput count training time only."""
+    """A finished epoch. Times are seconds since 1970; `seconds` and the throughput count training time only.
+
+    One that `eval.every_epochs` passes over has no `test`, `val` and `ema_test`.
+    """
 
     epoch: int
     step: int
@@ -47,7 +50,7 @@ class EpochResult:
     last_batch_loss: float
     last_batch_top1: float
     train: Score
-    test: Score
+    test: Score | None
     val: Score | None
     ema_test: Score | None
     learning_rate: float

@@ -81,7 +81,10 @@ def set_up(config: DeviceConfig, ranks: Ranks = ALONE, custom: bool = False) -> 
 
 
 def make_deterministic(wanted: bool) -> None:
-    """Lets torch take only algorithms that repeat to the bit, or any; the first call must precede the first product."""
+    """Lets torch take only algorithms that are bit-identical from run to run, or any.
+
+    The first call must precede the first product.
+    """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # never read here

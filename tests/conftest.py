@@ -30,7 +30,10 @@ TINY = (  # real images and a real network, a few milliseconds a step
     "log_every=2",
 )
 RUN = ("run_dir=run", *TINY)
-EXTRAS = ("check_jsonschema", "executorch", "onnx", "onnxruntime", "onnxscript")  # what tests are skipped without
+EXTRAS = (  # what tests are skipped without
+    *("check_jsonschema", "executorch", "ipykernel", "material", "mkdocstrings"),
+    *("nbclient", "onnx", "onnxruntime", "onnxscript"),
+)
 LONGEST = (  # a long file that starts last would leave the other worker idle
     "distributed/test_torchrun.py",
     "sweeps/test_sweep.py",
@@ -111,6 +114,14 @@ def imagenet_subset() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return root
+
+
+@pytest.fixture(scope="module")
+def short_timings() -> Iterator[None]:
+    """That a latency is given is tested, not how exact it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
+        yield
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -17,6 +17,7 @@ import yaml
 from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
+CITATION = ROOT / "CITATION.cff"
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 Build = Callable[[str], tuple[Path, Path]]
 
@@ -104,10 +105,16 @@ def test_windows_is_refused_in_one_line_by_every_command() -> None:
     assert done.stdout.split() == ["1"] * len(commands)
 
 
-def test_workflows_are_what_github_takes() -> None:
+@pytest.mark.parametrize(("schema", "files"), [("github-workflows", WORKFLOWS), ("citation-file-format", [CITATION])])
+def test_workflows_and_the_citation_are_what_github_takes(schema: str, files: list[Path]) -> None:
     pytest.importorskip("check_jsonschema")
-    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
-    subprocess.run([*check, *map(str, WORKFLOWS)], check=True)
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
+    subprocess.run([*check, *map(str, files)], check=True)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert yaml.safe_load(CITATION.read_text())["version"] == project["version"]
 
 
 def test_the_tests_workflow_runs_every_session_with_its_python() -> None:

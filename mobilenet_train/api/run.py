@@ -39,7 +39,8 @@ class History(list[EpochResult]):
     def frame(self) -> Any:
         """A pandas DataFrame with the columns of metrics.csv. Raises RunError without pandas."""
         pandas = require("pandas", "test")
-        return pandas.DataFrame([{name: float(value) for name, value in cells(result).items()} for result in self])
+        rows = [{name: float(value or "nan") for name, value in cells(result).items()} for result in self]
+        return pandas.DataFrame(rows)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Run:
     def __repr__(self) -> str:
         status = self.summary["status"] if (self.path / "summary.json").exists() else "not started"
         history = self.history
-        test = f", test top-1 {history[-1].test.top1:.2f} %" if history else ""
+        scores = [result.test for result in history if result.test]
+        test = f", test top-1 {scores[-1].top1:.2f} %" if scores else ""
         return f"Run({str(self.path)!r}: {status}, {len(history)} epochs{test})"
 
     @property

@@ -155,7 +155,7 @@ def logged(trained: "TrainedRun") -> dict[str, Any]:
     """What the run itself computed in, and the accuracy (in percent) that it logged in that precision."""
     result = trained.checkpoint.logged if trained.weights == "raw" else None
     precision = trained.checkpoint.environment["precision"]
-    return {"run_precision": precision, "run_top1": result and round(result.test.top1, 2)}
+    return {"run_precision": precision, "run_top1": result and result.test and round(result.test.top1, 2)}
 
 
 def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float, logged: dict[str, Any]) -> None:

@@ -33,8 +33,8 @@ def help_text(user_conf: Path | None = None) -> str:
     lines = [USAGE]
     for group in GROUPS:
         lines += [f"  {group}", *(f"    {name:10} {about}" for name, about in choices(group, user_conf)), ""]
-    lines += ["Knobs: KEY=VALUE (default, meaning)", ""]
-    lines += [f"  {key + '=' + value:32} {about}" for key, value, about in knobs()]
+    lines += ["Settings: KEY=VALUE (default, meaning)", ""]
+    lines += [f"  {key + '=' + value:32} {about}" for key, value, about in settings()]
     return "\n".join([*lines, "", FOOTER])
 
 
@@ -47,7 +47,7 @@ def choices(group: str, user_conf: Path | None) -> list[tuple[str, str]]:
     return [(name, _about(files[name])) for name in sorted(files, key=lambda name: (order.get(name, 1), name))]
 
 
-def knobs() -> list[tuple[str, str, str]]:
+def settings() -> list[tuple[str, str, str]]:
     """(key, default, meaning) of the keys in train.yaml, nested ones dotted."""
     found, parent = [], ""
     for line in (conf_dir() / "train.yaml").read_text().splitlines():

@@ -94,6 +94,8 @@ def _conflicts(c: TrainConfig) -> Iterator[Conflict]:
         yield "model.depth_multiplier", m.depth_multiplier, alone, "above 1 only with model.separable=true"
         gated = m.separable or not m.squeeze_excite
         yield "model.squeeze_excite", m.squeeze_excite, gated, "true only with model.separable=true"
+    starts_trained = isinstance(m, NetworkConfig) and m.weights is not None
+    yield "optim.frozen_epochs", o.frozen_epochs, o.frozen_epochs == 0 or starts_trained, "0 without model.weights"
     if isinstance(m, NetworkConfig):
         known = m.weights is None or not named(m.weights) or find_trained(m.weights, m.name, m.width_mult) is not None
         there = f"a path, or what there is for {m.name}: {choices(m.name)}"
@@ -159,6 +161,13 @@ def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
             config.progressive.start is not None,
             "progressive.start=null; give the resolution at first",
         ),
+        "optim.frozen_epochs": (
+            getattr(config.model, "freeze", "none") != "backbone",
+            "model.freeze=backbone: only the classifier learns in every epoch",
+        ),
+        "optim.weight_decay_final": (config.optim.weight_decay > 0, "optim.weight_decay=0"),
+        "distill.weight": (config.distill.teacher is not None, "distill.teacher=null; name a teacher"),
+        "distill.temperature": (config.distill.teacher is not None, "distill.teacher=null; name a teacher"),
         "dataset.split_seed": (
             drawn or isinstance(data, DigitsConfig | FolderConfig | IndianPinesConfig),
             f"dataset={data.name}, all of it; it belongs to dataset.fraction, max_per_class and val_fraction",

@@ -132,7 +132,7 @@ def load_test_data(run: TrainedRun, root: str | Path | None, trust_factory: bool
     config = run.config.dataset
     if isinstance(config, CustomDatasetConfig) and not trust_factory:
         raise RunError(
-            f"{run.checkpoint.path} wants its data from your Python function {config.factory}, which would be imported "
+            f"{run.checkpoint.path} needs its data from your Python function {config.factory}, which would be imported "
             "and called; if you know it, add --trust-factory"
         )
     if root is not None:
@@ -191,7 +191,9 @@ def verify(run: TrainedRun, dataset: Dataset, evaluated: Sequence[Evaluated], ru
     """
     facts, logged = run.checkpoint, run.checkpoint.logged
     if logged is None:
-        return Verdict("not logged", f"{facts.path} is from inside an epoch: nothing was logged of these weights")
+        return Verdict(
+            "not logged", f"{facts.path} is from between two evaluations: nothing was logged of these weights"
+        )
     if not same_images(dataset.fingerprint, facts.fingerprint):
         return Verdict("other images", "these are not the images that the run was tested on")
     plain = {e.weights: e for e in evaluated if not e.flip}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mobilenet_train import checkpoint
 from mobilenet_train.config.rules import check
 from mobilenet_train.config.saved import from_record
-from mobilenet_train.config.schema import CustomModelConfig, NetworkConfig, TrainConfig
+from mobilenet_train.config.schema import CustomModelConfig, TrainConfig
 from mobilenet_train.config.schema.device import MOST_THREADS
 from mobilenet_train.data.images import Preprocessing
 from mobilenet_train.errors import ConfigError, RunError
@@ -49,8 +49,8 @@ class CheckpointFacts:
 
     @property
     def logged(self) -> EpochResult | None:
-        """What was logged of just these weights; None for a checkpoint from inside an epoch."""
-        return self.history[-1] if self.batch == 0 and self.history else None
+        """What was logged of just these weights; None inside an epoch, and after one without an evaluation."""
+        return self.history[-1] if self.batch == 0 and self.history and self.history[-1].test else None
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def runtime_like(config: TrainConfig, device: str, threads: int | None) -> Runti
 
     Raises RunError if the device does not exist.
     """
-    custom = not isinstance(config.model, NetworkConfig)
+    custom = isinstance(config.model, CustomModelConfig)
     asked = replace(config.device, name=device, threads=threads, sync_batch_norm=False)
     try:
         return set_up(asked, custom=custom)
@@ -132,8 +132,8 @@ def _rebuild(
 def _check_trust(config: TrainConfig, path: Path, trust_factory: bool) -> None:
     if isinstance(config.model, CustomModelConfig) and not trust_factory:
         raise RunError(
-            f"{path} wants its network built by your Python function {config.model.factory}, which would be imported "
-            "and called; if you know it, add --trust-factory (trust_factory=True in Python)"
+            f"{path} needs its network built by your Python function {config.model.factory}, which would be imported "
+            "and called; if you know it, add --trust-factory (trust_factory=true for mnet-train, True in Python)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from mobilenet_train.models.blocks import SENET_EXCITATION, SqueezeExcitation
@@ -61,10 +62,12 @@ class HybridSN(nn.Module):
         self.classifier = nn.Sequential(*dense, nn.Linear(features, num_classes))
 
     def forward(self, windows: Tensor) -> Tensor:
-        maps = self.spectral(windows.unsqueeze(1)).flatten(1, 2)  # bands of a map side by side
+        maps = self.spectral(windows.unsqueeze(1).contiguous()).flatten(1, 2)  # bands of a map side by side
         return self.classifier(self.spatial(maps).flatten(1))
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As torch's, in torch's usual layout: weights of 3-D convolutions have five axes, channels_last has four."""
-        kwargs.pop("memory_format", None)
+        """As torch's; `channels_last` has four axes, so that 3-D convolutions get its form with five."""
+        layout = kwargs.pop("memory_format", torch.preserve_format)
+        self.spectral.to(memory_format=torch.channels_last_3d if layout == torch.channels_last else layout)
+        self.spatial.to(memory_format=layout)
         return super().to(*args, **kwargs)

@@ -103,16 +103,16 @@ class MobileNet(nn.Module):
         features: Iterable[nn.Module],
         classifier: Iterable[nn.Module],
         stride_plan: StridePlan,
-        *,
         norm_eps: float,
         norm_momentum: float,
+        depthwise_init: str,
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(*classifier)
         self.stride_plan = stride_plan
         self.frozen = 0
-        initialise(self, norm_eps=norm_eps, norm_momentum=norm_momentum)
+        initialise(self, norm_eps=norm_eps, norm_momentum=norm_momentum, depthwise_init=depthwise_init)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images).mean((2, 3)))
@@ -140,6 +140,7 @@ def mobilenet_v1(
     activation: str = "paper",
     norm_eps: float = 1e-5,
     norm_momentum: float = 0.1,
+    depthwise_init: str = "torchvision",
     separable: bool = True,
     depth_multiplier: int = 1,
     padding: str = "symmetric",
@@ -152,28 +153,27 @@ def mobilenet_v1(
     dropout: share of the pooled features dropped; TF-slim keeps 0.999.
     activation: "paper" is ReLU6, as in TF-slim; else "relu", "relu6" or "hard_swish" throughout.
     norm_momentum: weight of the newest batch in batch-norm's running statistics.
+    depthwise_init: of new depthwise kernels, "torchvision" or "timm" (see `initialise`).
     separable: False builds the paper's Conv MobileNet (Table 4), with standard 3x3 convolutions.
     depth_multiplier: outputs of a depthwise convolution per input channel, as in Keras.
     padding: of 3x3 convolutions at stride 2: "symmetric", or "tensorflow" as TensorFlow's `same` (see `TFConv2d`).
     squeeze_excite: SENet's squeeze-and-excite after every pointwise convolution.
-
     Raises ValueError for a value out of range.
     """
     _check_options(num_classes, width_mult, dropout, activation)
     _check_convolutions(separable, depth_multiplier, squeeze_excite)
-    nonlinearity = "relu6" if activation == "paper" else activation
     plan = plan_strides([STEM_STRIDE, *(stride for _, stride in V1)], resolution, stride_plan)
     block: Callable[..., nn.Module] = partial(ConvNormActivation, kernel=3)
     if separable:
         excitation = SENET_EXCITATION if squeeze_excite else None
         block = partial(DepthwiseSeparable, depth_multiplier=depth_multiplier, excitation=excitation)
-    shared: dict[str, Any] = {"activation": nonlinearity, "padding": padding}
+    shared: dict[str, Any] = {"activation": "relu6" if activation == "paper" else activation, "padding": padding}
     channels = [round_channels(width_mult * out) for out in (32, *(out for out, _ in V1))]
     stem = ConvNormActivation(in_channels, channels[0], 3, stride=plan.strides[0], **shared)
     pairs = zip(pairwise(channels), plan.strides[1:], strict=True)
     blocks = [block(*pair, stride=stride, **shared) for pair, stride in pairs]
     head = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
-    return MobileNet([stem, *blocks], head, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+    return MobileNet([stem, *blocks], head, plan, norm_eps, norm_momentum, depthwise_init)
 
 
 def _check_convolutions(separable: bool, depth_multiplier: int, squeeze_excite: bool) -> None:
@@ -196,6 +196,7 @@ def mobilenet_v2(
     activation: str = "paper",
     norm_eps: float = 1e-5,
     norm_momentum: float = 0.1,
+    depthwise_init: str = "torchvision",
     squeeze_excite: bool = False,
 ) -> MobileNet:
     """MobileNetV2 (arXiv:1801.04381, Table 2) for (N, in_channels, R, R) images.
@@ -205,6 +206,7 @@ def mobilenet_v2(
     dropout: share of the pooled features dropped.
     activation: "paper" is ReLU6; else "relu", "relu6" or "hard_swish" throughout.
     norm_momentum: weight of the newest batch in batch-norm's running statistics.
+    depthwise_init: of new depthwise kernels, "torchvision" or "timm" (see `initialise`).
     squeeze_excite: SENet's squeeze-and-excite after every depthwise convolution.
 
     Parameters are named as in torchvision's `mobilenet_v2`. Raises ValueError for a value out of range.
@@ -226,7 +228,7 @@ def mobilenet_v2(
     last = round_channels(1280 * max(1.0, width_mult))
     features.append(ConvNormActivation(channels, last, 1, activation=nonlinearity))
     classifier = [nn.Dropout(dropout), nn.Linear(last, num_classes)]
-    return MobileNet(features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+    return MobileNet(features, classifier, plan, norm_eps, norm_momentum, depthwise_init)
 
 
 def _mobilenet_v3(
@@ -244,6 +246,7 @@ def _mobilenet_v3(
     activation: str = "paper",
     norm_eps: float = 1e-3,
     norm_momentum: float = 0.01,
+    depthwise_init: str = "torchvision",
     squeeze_excite: bool = True,
     wide_head: bool = False,
     kernel: str | int = "paper",
@@ -271,7 +274,7 @@ def _mobilenet_v3(
     hidden = round_channels(hidden_table_channels * (max(1.0, width_mult) if wide_head else 1))
     to_hidden = [nn.Linear(last, hidden), ACTIVATIONS[hard_swish](inplace=True)]
     classifier = [*to_hidden, nn.Dropout(dropout), nn.Linear(hidden, num_classes)]
-    return MobileNet(features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+    return MobileNet(features, classifier, plan, norm_eps, norm_momentum, depthwise_init)
 
 
 # partial, so that the options and their defaults stand once
@@ -286,6 +289,7 @@ activation: "paper" is ReLU and hard-swish by the table; else "relu", "relu6" or
     throughout (squeeze-and-excite keeps its ReLU and hard-sigmoid).
 norm_momentum: weight of the newest batch in batch-norm's running statistics.
 squeeze_excite: False leaves out every squeeze-and-excite.
+depthwise_init: of new depthwise kernels, "torchvision" or "timm" (see `initialise`).
 wide_head: the last hidden layer grows with widths above 1.
 kernel: "paper", or the side of every depthwise convolution's kernel, an odd number.
 

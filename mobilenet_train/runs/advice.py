@@ -1,4 +1,4 @@
-"""Errors from deep inside that have a knob: out of memory, a killed worker. Each becomes a RunError that names it."""
+"""Errors from deep inside that a setting can mend, out of memory, a killed worker: each a RunError that names it."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ ADVICE = (
 
 @contextmanager
 def memory_advice(advice: str = ADVICE) -> Iterator[None]:
-    """Turns running out of memory, on a GPU or the host, into a RunError that says which knob to turn."""
+    """Turns running out of memory, on a GPU or the host, into a RunError that says which setting to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -36,7 +36,7 @@ def resume_command(config: TrainConfig, folder: Path) -> str:
     """What to type to continue the run in `folder`."""
     plain = re.fullmatch(r"[\w./+-]+", str(folder))
     word = f"resume={folder}" if plain else shlex.quote("resume='{}'".format(str(folder).replace("'", "\\'")))
-    return f"mnet-train {word}" + (" trust_factory=true" if factories(config) else "")
+    return f"mnet-train {word}" + (" trust_factory=true" if factories(config) or config.trust_factory else "")
 
 
 @contextmanager

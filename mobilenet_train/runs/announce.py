@@ -61,6 +61,9 @@ def _training_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
     length = f"{epochs}, {updates}" if limited else "updates"
     limit = f"{config.budget} or " if config.budget else ""
     yield "training", f"{limit}{length} of {images_per_update(config)} images"
+    if plan.teacher is not None:
+        learned = f"{config.distill.weight:.0%} of the loss, temperature {config.distill.temperature:g}"
+        yield "teacher", f"{plan.teacher.about}; {learned}"
     if left_out := len(parts.dataset.train) % config.batch_size:
         yield "left out", f"{counted(left_out, 'image')} of each epoch, too few for another batch"
     if config.progressive.start is not None:
@@ -121,13 +124,12 @@ def estimate(parts: RunParts, console: Console) -> None:
     if config.budget is not None:
         left = budget_seconds(config.budget) - CLOSING_SECONDS
         updates = affordable_updates(0, left, pace, plan)
-    epochs = plan.epochs(updates)
     training = pace.seconds(plan, 0, updates)
-    total = training + epochs * pace.epoch_end
+    total = training + plan.evaluations(updates) * pace.epoch_end
     say(
         console,
         f"dry run: about {updates * images_per_update(config) / training:.0f} images/s, "
-        f"{plan.updates_per_epoch * training / updates + pace.epoch_end:.0f} s an epoch, "
+        f"{plan.updates_per_epoch * training / updates + pace.epoch_end / config.eval.every_epochs:.0f} s an epoch, "
         f"{total / 60:.1f} minutes for {counted(updates, 'update')}; no run folder was made",
     )
 

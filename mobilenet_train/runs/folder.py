@@ -164,7 +164,7 @@ def _check_summary(values: Any) -> None:
     ended = status == "finished"
     numbers = [values[key] if ended else values.get(key) for key in SUMMARY_NUMBERS]
     texts = [status]
-    if final or ended:
+    if ended or (final and final["test"]):
         numbers += [final["test"]["top1"], (final.get("val") or final["test"])["top1"]]
     if best or ended:
         numbers.append(best["top1"])

@@ -157,6 +157,7 @@ def train(
         raise
     summarise("finished")
     last = parts.state.history[-1]
+    assert last.test is not None, "the last epoch is evaluated"
     say(console, f"test top-1 {last.test.top1:.2f} % after epoch {last.epoch}; everything is in {folder}")
     return 0
 
@@ -261,4 +262,5 @@ def checkpoint_contents(parts: RunParts) -> dict[str, Any]:
         "preprocessing": asdict(parts.dataset.preprocessing),
         "fingerprint": parts.dataset.fingerprint,
         "environment": parts.environment,
+        **({"teacher": parts.plan.teacher.digest} if parts.plan.teacher else {}),
     }

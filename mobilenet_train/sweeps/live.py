@@ -56,7 +56,7 @@ class LiveJob:
         left = ""
         if here > 0 and self.epochs is not None and self.state == "running":
             left = duration(self.seconds() / here * (self.epochs - len(rows)))
-        top1 = f"{float(last['test_top1']):.2f}" if last else ""
+        top1 = next((row["test_top1"] for row in reversed(rows) if row["test_top1"]), "")
         throughput = f"{float(last['images_per_second']):.0f}" if last else ""
         return [self.folder.name, self.state, f"{len(rows)}/{self.epochs or '?'}", top1, throughput, left]
 

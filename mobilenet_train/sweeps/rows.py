@@ -16,7 +16,7 @@ from mobilenet_train.sweeps.jobs import Job, label
 
 @dataclass(frozen=True)
 class Run:
-    """One job's numbers; those of a job that has not finished an epoch yet are None. Top-1 in percent."""
+    """One job's numbers; None is what has not been measured yet, or not in the last epoch so far. Top-1 in percent."""
 
     folder: Path
     job: Job
@@ -126,7 +126,7 @@ def read_run(folder: Path, job: Job) -> Run:
         folder=folder / job.name,
         job=job,
         state=state_of(folder, job.name),
-        top1=final["test"]["top1"] if final else None,
+        top1=final["test"]["top1"] if final and final["test"] else None,
         hold_out_top1=final["val"]["top1"] if final and final["val"] else None,
         best=best["top1"] if best else None,
         best_chosen_on=best["chosen_on"] if best else "",

@@ -19,7 +19,7 @@ LOOKS = {  # colour, line and marker: told apart without the colours too
     "EMA, test": ("#d9722b", ":", "D"),
 }
 SPIKE = 3  # times what is usual
-Curves = dict[str, list[float]]
+Curves = dict[str, dict[int, float]]  # by epoch
 
 
 def draw_curves(history: Sequence[EpochResult], path: Path, title: str, machine: str) -> None:
@@ -30,41 +30,40 @@ def draw_curves(history: Sequence[EpochResult], path: Path, title: str, machine:
 def curves_figure(history: Sequence[EpochResult], title: str, machine: str) -> "Figure":
     """The curves of a history of at least one epoch, as a figure that pyplot does not know."""
     figure = new_figure(10, 4.2, title, machine)
-    epochs = [result.epoch for result in history]
     left, right = figure.subplots(1, 2)
-    _draw(left, epochs, losses(history), "loss per image", "{:.4f}")
-    _cut_spikes(left, epochs, losses(history))
-    _draw(right, epochs, accuracies(history), "top-1 accuracy in %", "{:.2f} %")
+    _draw(left, losses(history), "loss per image", "{:.4f}")
+    _cut_spikes(left, losses(history))
+    _draw(right, accuracies(history), "top-1 accuracy in %", "{:.2f} %")
     return figure
 
 
 def losses(history: Sequence[EpochResult]) -> Curves:
     """The mean loss per image in every epoch, for each set of images that was measured."""
-    return {name: [score.loss for score in scores] for name, scores in _measured(history).items()}
+    return {name: {epoch: s.loss for epoch, s in scores.items()} for name, scores in _measured(history).items()}
 
 
 def accuracies(history: Sequence[EpochResult]) -> Curves:
     """Top-1 in percent in every epoch, for each set of images that was measured."""
-    return {name: [score.top1 for score in scores] for name, scores in _measured(history).items()}
+    return {name: {epoch: s.top1 for epoch, s in scores.items()} for name, scores in _measured(history).items()}
 
 
-def _measured(history: Sequence[EpochResult]) -> dict[str, list[Score]]:
+def _measured(history: Sequence[EpochResult]) -> dict[str, dict[int, Score]]:
     scores = {
-        "train": [result.train for result in history],
-        "val": [result.val for result in history if result.val],
-        "test": [result.test for result in history],
-        "EMA, test": [result.ema_test for result in history if result.ema_test],
+        "train": {result.epoch: result.train for result in history},
+        "val": {result.epoch: result.val for result in history if result.val},
+        "test": {result.epoch: result.test for result in history if result.test},
+        "EMA, test": {result.epoch: result.ema_test for result in history if result.ema_test},
     }
     return {name: found for name, found in scores.items() if found}
 
 
-def _draw(axes: Any, epochs: list[int], curves: Curves, label: str, number: str) -> None:
+def _draw(axes: Any, curves: Curves, label: str, number: str) -> None:
     """One panel; the legend gives each curve's last value."""
     from matplotlib.ticker import MaxNLocator
 
-    every = -(-len(epochs) // 20)
-    for name, values in curves.items():
-        legend = f"{name}  {number.format(values[-1])}"
+    for name, by_epoch in curves.items():
+        epochs, values = list(by_epoch), list(by_epoch.values())
+        legend, every = f"{name}  {number.format(values[-1])}", -(-len(epochs) // 20)
         colour, line, marker = LOOKS[name]
         look = {"color": colour, "linestyle": line, "linewidth": 1.6, "marker": marker, "markersize": 4}
         axes.plot(epochs, values, label=legend, markevery=every, **look)
@@ -75,19 +74,19 @@ def _draw(axes: Any, epochs: list[int], curves: Curves, label: str, number: str)
     axes.legend(frameon=False, handlelength=3)
 
 
-def _cut_spikes(axes: Any, epochs: list[int], curves: Curves) -> None:
+def _cut_spikes(axes: Any, curves: Curves) -> None:
     """Ends the axis below losses that would flatten all others, and writes those at its edge."""
-    limit = usual_limit(list(curves.values()))
-    shown = [value for values in curves.values() for value in values if value <= limit]
-    if not any(value > limit for values in curves.values() for value in values) or not shown:
+    limit = usual_limit([list(by_epoch.values()) for by_epoch in curves.values()])
+    values = [value for by_epoch in curves.values() for value in by_epoch.values()]
+    shown = [value for value in values if value <= limit]
+    if not any(value > limit for value in values) or not shown:
         return
     height = max(shown) - min(shown)
     top = max(shown) + 0.12 * height
     axes.set_ylim(min(shown) - 0.05 * height, top)
-    for at, epoch in enumerate(epochs):
-        beyond = [
-            f"{name} {values[at]:.3g}" for name, values in curves.items() if at < len(values) and values[at] > limit
-        ]
+    for epoch in curves["train"]:
+        losses = {name: by_epoch.get(epoch, 0.0) for name, by_epoch in curves.items()}
+        beyond = [f"{name} {loss:.3g}" for name, loss in losses.items() if loss > limit]
         if beyond:
             axes.annotate("\n".join(beyond), (epoch, top), (5, -2), textcoords="offset points", va="top", fontsize=8)
 

@@ -56,10 +56,10 @@ def epoch_lines(result: EpochResult, epochs: int) -> list[str]:
 
 
 def closing_lines(history: Sequence[EpochResult]) -> list[str]:
-    """The test top-1 of every epoch, in percent; nothing if there was no epoch."""
+    """The test top-1 of every epoch that was evaluated, in percent; nothing if there was no epoch."""
     if not history:
         return []
-    top1 = " ".join(f"{result.test.top1:.2f}" for result in history)
+    top1 = " ".join(f"{result.test.top1:.2f}" for result in history if result.test)
     return [f"{_stamp(history[-1].finished_at)},accuracy_rate=[{top1}]"]
 
 
@@ -70,11 +70,9 @@ def _last_batch_line(result: EpochResult) -> str:
 
 def _scores_line(result: EpochResult) -> str:
     train, test = result.train, result.test
-    return (
-        f"{_stamp(result.finished_at)}, "
-        f"Train Loss is:{train.loss:.4f}, Train Accuracy is:{train.top1:.4f}%, "
-        f"Test Loss is::{test.loss:.4f} Test Accuracy is:{test.top1:.4f}%"  # "::" as in the tutorials
-    )
+    line = f"{_stamp(result.finished_at)}, Train Loss is:{train.loss:.4f}, Train Accuracy is:{train.top1:.4f}%"
+    # "::" as in the tutorials
+    return line + (f", Test Loss is::{test.loss:.4f} Test Accuracy is:{test.top1:.4f}%" if test else "")
 
 
 def _stamp(time: float) -> str:

@@ -22,11 +22,12 @@ class MetricsCsv:
 
     def record(self, result: EpochResult) -> None:
         """Appends the row of an epoch. Raises RunError if the file cannot be written."""
-        columns = list(cells((*self._history, result)[0]))
-        append_text(self._path, _line(_row(result, columns)), before=lambda: self._before(columns))
-
-    def _before(self, columns: list[str]) -> str:
-        return table(self._history) if self._history else _line(columns)
+        now = [*self._history, result]
+        columns = columns_of(now)
+        if self._history and columns != columns_of(self._history):  # the first evaluation brings some
+            write_text(self._path, table(now))
+        else:
+            append_text(self._path, _line(_row(result, columns)), before=lambda: _lines(self._history, columns))
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
@@ -41,30 +42,34 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
         header, *lines = read_text(path).split("\n")[:-1] or [""]
         rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
         for row in rows:
-            float(row["test_top1"]), float(row["images_per_second"])
+            float(row["test_top1"] or 0), float(row["images_per_second"])
     except (ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged: resuming the run writes it again") from error
     return rows
 
 
 def table(history: Sequence[EpochResult]) -> str:
-    """Header and rows; the first epoch decides the columns."""
-    columns = list(cells(history[0]))
-    return _line(columns) + "".join(_line(_row(result, columns)) for result in history)
+    """Header and rows."""
+    return _lines(history, columns_of(history))
+
+
+def columns_of(history: Sequence[EpochResult]) -> list[str]:
+    """Those of the first epoch that was evaluated, which has them all, or of the first one."""
+    return list(cells(next((result for result in history if result.test), history[0])))
 
 
 def cells(result: EpochResult) -> dict[str, str]:
-    """Column names and formatted values of what was measured in an epoch."""
+    """Column names and formatted values of what was measured in an epoch; one that was not evaluated has empty ones."""
     row = {
         "epoch": str(result.epoch),
         "train_loss": f"{result.train.loss:.6f}",
         "train_top1": f"{result.train.top1:.2f}",
-        "test_loss": f"{result.test.loss:.6f}",
-        "test_top1": f"{result.test.top1:.2f}",
+        "test_loss": f"{result.test.loss:.6f}" if result.test else "",
+        "test_top1": f"{result.test.top1:.2f}" if result.test else "",
     }
     if result.ema_test:
         row["ema_test_top1"] = f"{result.ema_test.top1:.2f}"
-    if result.test.top5 is not None:
+    if result.test and result.test.top5 is not None:
         row["test_top5"] = f"{result.test.top5:.2f}"
     if result.val:
         row["val_loss"] = f"{result.val.loss:.6f}"
@@ -74,6 +79,10 @@ def cells(result: EpochResult) -> dict[str, str]:
         "images_per_second": f"{result.images_per_second:.1f}",
         "seconds": f"{result.seconds:.2f}",
     }
+
+
+def _lines(history: Sequence[EpochResult], columns: list[str]) -> str:
+    return _line(columns) + "".join(_line(_row(result, columns)) for result in history)
 
 
 def _row(result: EpochResult, columns: list[str]) -> list[str]:

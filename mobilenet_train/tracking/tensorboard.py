@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-EPOCH = "test/loss"  # a tag that every finished epoch has
+EPOCH = "train/loss"  # a tag that every finished epoch has
 RATE = "train/learning_rate"
 LAYOUT = {  # of the tab Custom Scalars: category -> chart -> tags, as regular expressions
     "accuracy and loss": {
@@ -180,17 +180,17 @@ def progress_scalars(event: Progress) -> dict[str, float]:
 
 
 def epoch_scalars(result: EpochResult) -> dict[str, float]:
-    """Losses per sample, top-1 and top-5 in percent, by tag."""
+    """Losses per sample, top-1 and top-5 in percent, by tag; of what was measured in an epoch."""
     scalars = {
         "train/loss": result.train.loss,
         "train/top1": result.train.top1,
-        "test/loss": result.test.loss,
-        "test/top1": result.test.top1,
         RATE: result.learning_rate,
         "train/images_per_second": result.images_per_second,
     }
-    if result.test.top5 is not None:
-        scalars["test/top5"] = result.test.top5
+    if result.test:
+        scalars |= {"test/loss": result.test.loss, "test/top1": result.test.top1}
+        if result.test.top5 is not None:
+            scalars["test/top5"] = result.test.top5
     if result.val:
         scalars |= {"val/loss": result.val.loss, "val/top1": result.val.top1}
     if result.ema_test:

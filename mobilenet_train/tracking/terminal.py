@@ -162,7 +162,7 @@ def summary_line(result: EpochResult, epochs: int, room: int) -> str:
     parts = {
         "epoch": f"epoch {result.epoch:{len(str(epochs))}}/{epochs}",
         "train": f"train {result.train.loss:.3f} {result.train.top1:5.2f}%",
-        "test": f"test {result.test.loss:.3f} {result.test.top1:5.2f}%",
+        "test": f"test {result.test.loss:.3f} {result.test.top1:5.2f}%" if result.test else "",
         "ema": f"EMA {result.ema_test.top1:5.2f}%" if result.ema_test else "",
         "val": f"val {result.val.top1:5.2f}%" if result.val else "",
         "throughput": f"{result.images_per_second:.0f} img/s",

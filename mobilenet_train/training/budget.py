@@ -22,7 +22,7 @@ MEASURED_UPDATES = 6  # on a copy of the state; the first two warm up
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one update, and seconds between the last update of an epoch and the first of the next."""
+    """Seconds of one update, and seconds between the last update of an evaluated epoch and the first of the next."""
 
     updates: Mapping[int, float]  # by resolution
     epoch_end: float
@@ -65,15 +65,19 @@ def _seconds_of_update(state: TrainState, train: TrainBatches, plan: Plan, resol
 def affordable_updates(step: int, seconds: float, pace: Pace, plan: Plan) -> int:
     """The updates of the whole run, at most the plan's and at least one, if `seconds` are left after `step` of them.
 
-    The time of a plan is that of its updates and of an epoch's end for every epoch started.
+    The time of a plan is that of its updates and of an epoch's end for every evaluation to come. After an epoch without
+    one there is at least one more update, so that the last epoch is evaluated.
     """
+    between = plan.updates_per_evaluation
+    passed_over = step % plan.updates_per_epoch == 0 and step % between > 0
 
     def time_to(updates: int) -> float:
-        epoch_ends = -(-updates // plan.updates_per_epoch) - step // plan.updates_per_epoch
-        return pace.seconds(plan, step, updates) + epoch_ends * pace.epoch_end
+        evaluations = plan.evaluations(updates) - step // between
+        return pace.seconds(plan, step, updates) + evaluations * pace.epoch_end
 
     upper = min(plan.updates, step + 1 + int(max(0.0, seconds) / min(pace.updates.values())))
-    return max(1, step + bisect_right(range(step + 1, upper + 1), seconds, key=time_to))
+    least = step + 1 if passed_over else 1
+    return max(least, step + bisect_right(range(step + 1, upper + 1), seconds, key=time_to))
 
 
 class Budget:
@@ -111,9 +115,10 @@ class Budget:
         """Call after the last update of an epoch."""
         self._trained_at = self._clock()
 
-    def epoch_ended(self, state: TrainState) -> None:
-        """Call once the epoch is evaluated, recorded and saved. A run at the end of its plan stays there."""
-        self._pace = replace(self._pace, epoch_end=self._clock() - self._trained_at)
+    def epoch_ended(self, state: TrainState, evaluated: bool) -> None:
+        """Call once the epoch is recorded and saved, `evaluated` or not. A run at the end of its plan stays there."""
+        if evaluated:
+            self._pace = replace(self._pace, epoch_end=self._clock() - self._trained_at)
         state.elapsed = self._clock() - self._began
         if state.step < state.updates:
             self._plan_again(state)

@@ -1,4 +1,4 @@
-"""The main path: epochs of updates, an evaluation after each, a checkpoint after that."""
+"""The main path: epochs of updates, an evaluation after each or every few, a checkpoint after each."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from mobilenet_train.data.batches import Batches, EvalBatches, TrainBatches
 from mobilenet_train.data.cache import StoppedError
 from mobilenet_train.distributed import agreed, summed
 from mobilenet_train.errors import RunError
-from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress
+from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress, Score
 from mobilenet_train.training.budget import Budget
 from mobilenet_train.training.evaluation import Interrupted, evaluate
 from mobilenet_train.training.schedule import Plan
@@ -54,7 +54,7 @@ def fit(
         yield result
         save()
         if budget:
-            budget.epoch_ended(state)
+            budget.epoch_ended(state, evaluated=result.test is not None)
 
 
 def train_epoch(
@@ -103,14 +103,12 @@ def finish_epoch(
     plan: Plan,
     stop: Callable[[], int],
 ) -> EpochResult:
-    """Evaluates, and moves the state to the start of the next epoch. Raises Interrupted as `fit` does."""
+    """Evaluates if it is time, and moves the state to the start of the next epoch. Raises Interrupted as `fit` does."""
     check_finite(state, plan)
     trained_at, clock = time.time(), time.perf_counter()
-    predicted: list[Tensor] = []
-    score = partial(evaluate, runtime=plan.runtime, stop=stop, evaluator=state.evaluator)
-    test = score(state.model, batches.test, show=lambda x: predicted.append(x.argmax(1)))
-    val = score(state.model, batches.val) if batches.val else None
-    ema_test = score(state.ema.model, batches.test) if state.ema else None
+    last = state.step >= state.updates
+    due = last or (state.epoch + 1) % plan.config.eval.every_epochs == 0
+    scores = all_scores(state, batches, plan, stop) if due else dict.fromkeys(("test", "val", "ema_test"))
     last_loss, last_top1 = state.sums.last_batch.tolist()
     result = EpochResult(
         epoch=state.epoch,
@@ -121,21 +119,31 @@ def finish_epoch(
         last_batch_loss=last_loss,
         last_batch_top1=last_top1,
         train=state.sums.score(),
-        test=test,
-        val=val,
-        ema_test=ema_test,
+        **scores,
         learning_rate=learning_rate_of(state, plan, state.step - 1),
         images_per_second=state.sums.images_per_second,
         seconds=state.sums.seconds,
         evaluation_seconds=time.perf_counter() - clock,
     )
-    chosen = (val or test).top1
-    if state.best is None or chosen > state.best.top1:
-        state.best = Best(state.epoch, chosen)
-    state.test_predictions = gather_predictions(batches.test, predicted)
+    chosen = result.val or result.test
+    if chosen and (state.best is None or chosen.top1 > state.best.top1):
+        state.best = Best(state.epoch, chosen.top1)
     state.history.append(result)
     state.epoch, state.batch = state.epoch + 1, 0
     return result
+
+
+def all_scores(state: TrainState, batches: Batches, plan: Plan, stop: Callable[[], int]) -> dict[str, Score | None]:
+    """The scores of an EpochResult; the state keeps what was predicted. Raises Interrupted as `fit` does."""
+    predicted: list[Tensor] = []
+    score = partial(evaluate, runtime=plan.runtime, stop=stop, evaluator=state.evaluator)
+    scores = {
+        "test": score(state.model, batches.test, show=lambda x: predicted.append(x.argmax(1))),
+        "val": score(state.model, batches.val) if batches.val else None,
+        "ema_test": score(state.ema.model, batches.test) if state.ema else None,
+    }
+    state.test_predictions = gather_predictions(batches.test, predicted)
+    return scores
 
 
 def gather_predictions(batches: EvalBatches, predicted: list[Tensor]) -> Tensor:
@@ -176,6 +184,8 @@ def check_finite(state: TrainState, plan: Plan) -> None:
 
 
 def early_stopped(state: TrainState, plan: Plan) -> bool:
-    """True once `early_stop.patience` epochs have passed without a better hold-out top-1."""
+    """True once `early_stop.patience` epochs have passed without a better hold-out top-1, the last one evaluated."""
     patience = plan.config.early_stop.patience
-    return patience is not None and state.best is not None and state.epoch - 1 - state.best.epoch >= patience
+    if patience is None or state.best is None or state.history[-1].test is None:
+        return False
+    return state.epoch - 1 - state.best.epoch >= patience

@@ -123,15 +123,17 @@ def _download(network: str) -> Weights:
 
 def _from_hub(trained: Trained) -> Path:
     """timm's weights on huggingface.co, or in the cache of its library. Raises RunError if they are in neither."""
-    hub = require("huggingface_hub", "timm")
-    hub.utils.disable_progress_bars()
+    hub, utils = require("huggingface_hub", "timm"), require("huggingface_hub.utils", "timm")
+    utils.disable_progress_bars()
+    utils.logging.set_verbosity_error()  # it logs each of its five attempts
     try:
         return Path(hub.hf_hub_download(trained.repository, "model.safetensors"))
     except Exception as error:  # the library's and its HTTP client's exceptions share no base class
+        away = isinstance(error, utils.LocalEntryNotFoundError)
+        reason = "huggingface.co cannot be reached" if away else str(error).splitlines()[0]
         raise RunError(
-            f"model.weights={trained.source}: model.safetensors of huggingface.co/{trained.repository} could not be "
-            f"downloaded ({str(error).splitlines()[0]}); set HF_HOME to a cache that has it, or give its path as "
-            "model.weights"
+            f"model.weights={trained.source}: {reason}; get model.safetensors of huggingface.co/{trained.repository} "
+            "elsewhere and give its path as model.weights, or set HF_HOME to a cache that has it"
         ) from error
 
 

@@ -15,6 +15,7 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.runs.build import build_run
 from tests.attack.helpers import DIGITS
 from tests.conftest import configure
+from tests.pages import TEXTS, blocks
 
 HERE = "tests.attack.test_own_networks_and_arrays"
 
@@ -121,10 +122,9 @@ def test_arrays_of_ones_own_that_cannot_be_trained_on_are_refused(kind: str) -> 
     assert ARRAYS[kind][1] in message
 
 
-def test_the_readme_s_own_network_and_arrays_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    codes = re.findall(r"```python\n(# mine\.py.*?)```", readme, re.DOTALL)
-    commands = re.findall(r"mnet-train ((?:model|dataset)=custom .*)", readme)
+def test_the_page_s_own_network_and_arrays_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = [code for code in blocks("docs/your_own.md", "python") if code.startswith("# mine.py")]
+    commands = re.findall(r"mnet-train ((?:model|dataset)=custom .*)", TEXTS["docs/your_own.md"])
     assert len(codes) == len(commands) == 2
     (tmp_path / "mine.py").write_text("\n".join(codes))
     (tmp_path / "words").mkdir()

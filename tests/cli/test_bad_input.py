@@ -56,7 +56,7 @@ CASES: list[tuple[str, int, list[str]]] = [
         ],
     ),
     ("optim=sdg", 2, ["optim=sdg", "adam, adamw, muon, rmsprop, sgd", "did you mean 'sgd'?"]),
-    ("augment=stronger", 2, ["augment=strong", "basic, none, shift"]),
+    ("augment=stronger", 2, ["augment=strong", "light, none, shift"]),
     ("device=gpu", 2, ["device=gpu", "auto, cpu, cuda", "did you mean 'cuda'?"]),
     ("experiment=nope", 2, ["experiment=nope", "tutorial"]),
     ("recipe=nope", 2, ["recipe=nope", "cifar10_v3_large_sgd"]),
@@ -147,6 +147,7 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "early_stop.patience", 0, "null or a number of epochs from 1"),
     ("", "early_stop.patience", 3, "dataset.val_fraction=0.1"),
     ("", "eval.batch_size", 0, "from 1"),
+    ("", "eval.every_epochs", 0, "from 1"),
     ("", "checkpoint.every_minutes", 0.0, "above 0"),
     ("", "log_every", 0, "from 1"),
     ("", "recover.attempts", -1, "from 0 to 100"),
@@ -206,6 +207,8 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("", "optim.l1", -1.0, "from 0 to 10"),
     ("", "optim.clip_norm", 0.0, "null or a number above 0"),
     ("", "optim.accumulate", 0, "from 1 to 65536"),
+    ("", "optim.frozen_epochs", -1, "from 0"),
+    ("", "optim.frozen_epochs", 1, "0 without model.weights"),
     ("", "optim.backbone_lr", 0.0, "above 0, at most 10"),
     ("model=custom model.factory=a:b", "optim.backbone_lr", 0.1, "model=custom"),
     ("", "optim.schedule.decay", "cosin", "cosine, linear, step, exponential, constant"),
@@ -253,6 +256,11 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("model=v3_small", "model.kernel", 4, "paper, 3 or 5"),
     ("model=v1 model.separable=false", "model.squeeze_excite", True, "true only with model.separable=true"),
     ("", "model.squeeze_excite", -1, "true or false"),
+    ("distill.teacher=x", "distill.weight", 0, "a number above 0, at most 1"),
+    ("distill.teacher=x", "distill.temperature", 0, "a number above 0, at most 100"),
+    ("", "optim.weight_decay_final", 1.5, "a number from 0 to 1"),
+    ("optim=muon", "optim.newton_schulz_steps", 0, "a whole number from 1 to 20"),
+    ("", "model.depthwise_init", "paper", "torchvision or timm"),
     ("", "model.wide_head", 2, "true or false"),
     ("", "dataset.download", 3, "true or false"),
     ("", "augment.flip", -1, "true or false"),
@@ -279,7 +287,7 @@ RULES: list[tuple[str, str, Any, str]] = [
 ANYTHING_GOES = {
     *("model.name", "model.args", "dataset.name", "dataset.args", "dataset.cache_dir", "dataset.train"),
     *("dataset.test", "dataset.class_names", "dataset.root", "augment.name", "optim.name", "outputs", "run_dir"),
-    *("resume", "max_steps"),
+    *("resume", "max_steps", "distill.teacher"),
 }
 
 

@@ -1,10 +1,13 @@
 """Networks that int8 is tried on: lively ones of the papers, one of one's own, and a small one to train."""
 
+import re
+
 import torch
 from torch import nn
 
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Dataset, Preprocessing
+from mobilenet_train.models import MobileNet
 from mobilenet_train.models.blocks import ConvNormActivation, SqueezeExcitation
 
 
@@ -19,6 +22,20 @@ def lively(model: nn.Module, images: torch.Tensor) -> nn.Module:
             module.bias.data.normal_(0, 0.3)  # type: ignore[union-attr, operator]
     model.train()(images)
     return model.eval().requires_grad_(False)
+
+
+def without_repeats(model: MobileNet, images: torch.Tensor) -> MobileNet:
+    """The network without blocks that have the parts of an earlier one and change no shape: half as long to export."""
+    kept: list[nn.Module] = []
+    seen: set[str] = set()
+    for block in model.eval().features:
+        after, parts = block(images), re.sub(r"\d+", "", str(block))
+        if after.shape != images.shape or parts not in seen:
+            kept.append(block)
+            images = after
+        seen.add(parts)
+    model.features = nn.Sequential(*kept)
+    return model
 
 
 class Own(nn.Module):

@@ -18,6 +18,7 @@ from mobilenet_train.inference.loading import load_run
 
 Tool = Callable[..., int]
 SMALL = ("--width", 0.25, "--resolution", 32, "--classes", 10, "--seconds", 0.001)
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 def row(milliseconds: float, model: str = "v2", machine: str = "a machine") -> Row:

@@ -17,6 +17,8 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.inference.evaluate import load_test_data
 from mobilenet_train.inference.loading import TrainedRun, load_run
 
+pytestmark = pytest.mark.usefixtures("short_timings")
+
 
 def shorter(run: TrainedRun) -> TrainedRun:
     """The run with three blocks left of its network: lowering a whole one takes a minute."""
@@ -40,9 +42,7 @@ def dataset(run: TrainedRun) -> Dataset:
 def row(run: TrainedRun, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DeployRow]:
     pytest.importorskip("executorch")
     folder = tmp_path_factory.mktemp("executorch")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
-        itself, made = export(Source(run, dataset), ["executorch"], folder, max_drop=1)
+    itself, made = export(Source(run, dataset), ["executorch"], folder, max_drop=1)
     assert itself.checked.format == "pytorch"
     return folder / "model.pte", made
 

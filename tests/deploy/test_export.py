@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mobilenet_train.inference.loading import TrainedRun, load_run
 pytest.importorskip("onnxruntime")
 save = pytest.importorskip("safetensors.torch").save
 Tool = Callable[..., int]
+pytestmark = pytest.mark.usefixtures("exported_once", "short_timings")
 QUICK = tuple(name for name in FORMATS if "executorch" not in name)  # those have their own files
 
 
@@ -38,14 +39,6 @@ class Exported:
 
     def check(self, name: str, path: Path) -> None:
         check(name, path, self.run, self.dataset.test, self.reference)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_timings() -> Iterator[None]:
-    """That a latency is given is tested here, not how exact it is."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from mobilenet_train.inference.loading import load_run
 from mobilenet_train.inference.onnx_file import onnx_session
 from mobilenet_train.models import NETWORKS
 from mobilenet_train.models.blocks import ConvNormActivation, SqueezeExcitation
-from tests.deploy.networks import Own, lively, train
+from tests.deploy.networks import Own, lively, train, without_repeats
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -36,7 +36,8 @@ class Graphs:
 def graphs(request: pytest.FixtureRequest) -> Graphs:
     torch.manual_seed(0)
     images = torch.randn(64, 3, 32, 32)
-    model = lively(NETWORKS[request.param](num_classes=10, resolution=32, width_mult=0.5), images)
+    whole = NETWORKS[request.param](num_classes=10, resolution=32, width_mult=0.5)
+    model = lively(without_repeats(whole, images[:1]), images)
     plain = to_onnx(model, 32, {})
     return Graphs(plain, quantise(plain, [images]), images)
 

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,15 @@ def timings(chosen: Sequence[Candidate]) -> list[Timing]:
     return [Timing(c.work[0] * 0.02 + c.multiply_adds * 1e-7, NEVER, 10) for c in chosen]
 
 
+@cache
+def all_of(network: str, *resolutions: int, classes: int = 1000) -> list[Candidate]:
+    """The candidates of one network, counted once for all tests."""
+    return candidates([network], resolutions, classes)
+
+
 @pytest.fixture(scope="module")
 def found() -> list[Candidate]:
-    return candidates(["v1", "v3_small"], RESOLUTIONS, 1000)
+    return all_of("v1", *RESOLUTIONS) + all_of("v3_small", *RESOLUTIONS)
 
 
 def quoted(network: str, width: float, resolution: int) -> Published:
@@ -144,23 +151,23 @@ def test_nothing_is_chosen_where_nothing_fits() -> None:
 
 
 def test_published_accuracy_is_that_of_the_resolution_asked_for() -> None:
-    found = {(c.model, c.width): c.published for c in candidates(["v2", "v3_large"], [96], 1000)}
+    found = {(c.model, c.width): c.published for c in all_of("v2", 96) + all_of("v3_large", 96)}
     v2 = found["v2", 1.0]
     assert v2 is not None
     assert (v2.top1, v2.pixel1_ms, v2.resolution) == (60.3, 17.6, 96)
     assert found["v3_large", 1.0] is None
-    large = {c.width: c.published for c in candidates(["v1"], [160], 1000)}[1.0]
+    large = {c.width: c.published for c in all_of("v1", *RESOLUTIONS) if c.resolution == 160}[1.0]
     assert large is not None
     assert large.top1 == 67.2
 
 
 def test_where_nothing_is_published_the_networks_are_ranked_by_224_pixels() -> None:
-    (small,) = [c for c in candidates(["v3_small"], [32], 10) if c.width == 1]
+    (small,) = [c for c in all_of("v3_small", 32, classes=10) if c.width == 1]
     assert small.published is None
     assert small.ranked_by is not None
     assert (small.ranked_by.top1, small.ranked_by.resolution) == (67.5, 224)
     assert (small.parameters, round(small.multiply_adds / 1e6, 2)) == (1_528_106, 17.51)
-    mixed = candidates(["v3_small"], [32, 224], 10)
+    mixed = all_of("v3_small", 32, 224)
     assert [c.ranked_by for c in mixed if c.resolution == 32] == [None, None]
 
 
@@ -178,7 +185,7 @@ def test_where_nothing_is_published_the_networks_are_ranked_by_224_pixels() -> N
     ],
 )
 def test_the_printed_command_is_one_that_mnet_train_takes(network: str, width: float, weights: str) -> None:
-    (found,) = [c for c in candidates([network], [96], 1000) if c.width == width]
+    (found,) = [c for c in all_of(network, 96) if c.width == width]
     words = f"mnet-train model={network} model.width_mult={width:g}{weights}"
     assert found.command == f"{words} dataset=folder dataset.root=FOLDER dataset.resolution=96"
     assert compose_config(*shlex.split(found.command)[1:]).dataset.name == "folder"

@@ -15,11 +15,11 @@ import pytest
 from mobilenet_train.runs.folder import read_summary
 from tests.children import Child, Forked, mnet_train
 from tests.conftest import RUN, TINY
+from tests.pages import blocks
 from tests.records import everything, rows
 
 from .conftest import Start
 
-README = Path(__file__).parents[2] / "README.md"
 RESTARTED = ("--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m", "mobilenet_train")
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 STUBS = {
@@ -111,9 +111,9 @@ def test_a_killed_rank_starts_again_without_losing_or_repeating_a_sample(
     assert everything(tmp_path / "run") == everything(tmp_path / "whole")
 
 
-def test_the_slurm_script_of_the_readme_trains_on_all_nodes(tmp_path: Path) -> None:
+def test_the_slurm_script_of_the_page_trains_on_all_nodes(tmp_path: Path) -> None:
     """With stand-ins for srun, which starts its command once a node, and scontrol, which lists the nodes."""
-    (script,) = re.findall(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", README.read_text(), re.DOTALL)
+    (script,) = blocks("docs/clusters.md", "bash")
     (tmp_path / "train.sh").write_text(script)
     for name, text in STUBS.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")

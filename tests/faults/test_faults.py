@@ -148,7 +148,7 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
 
-def test_too_little_memory_says_which_knob_to_turn(command: Command) -> None:
+def test_too_little_memory_says_which_setting_to_change(command: Command) -> None:
     child = command(*RUN, "dataset.resolution=512", "batch_size=150", prepare=limit_memory)
     assert child.wait() == 1, child.text()
     assert "out of memory: lower batch_size" in one_line(child)

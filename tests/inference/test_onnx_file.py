@@ -1,6 +1,7 @@
 """Exported ONNX files predict and are evaluated as the run that they are of, from pixels too, without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,11 +19,13 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.inference.evaluate import load_test_data
 from mobilenet_train.inference.loading import load_run
 from mobilenet_train.inference.onnx_file import load_onnx
+from tests.pages import blocks
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 Tool = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.usefixtures("exported_once")
 KINDS = ("onnx", "onnx-int8", "pixels", "pixels-int8")
 
 
@@ -117,14 +120,19 @@ def test_inputs_are_named_and_shaped_for_an_app(kind: str, files: dict[str, Path
     assert ("uint8" in json.loads(metadata["preprocessing"])["input"]) == uint8
 
 
-def test_the_ten_lines_of_python_that_an_app_needs_work(files: dict[str, Path], images: list[Path], run: Path) -> None:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(files["pixels-int8"])
-    labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
-    pixels = np.asarray(Image.open(images[0]))[None]  # uint8 (1, 32, 32, 3)
-    (logits,) = session.run(["logits"], {"images": pixels})
-    assert labels[logits[0].argmax()] == mobilenet_train.load(run).predict(images[0])[0].label
+def test_the_page_s_ten_lines_of_python_for_an_app_work(
+    files: dict[str, Path],
+    images: list[Path],
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    shutil.copy(files["pixels-int8"], tmp_path / "model.int8.onnx")
+    Image.open(images[0]).save(tmp_path / "elephant.jpg", quality=100)
+    monkeypatch.chdir(tmp_path)
+    exec(blocks("docs/export.md", "python")[0], {})
+    assert capsys.readouterr().out.strip() == mobilenet_train.load(run).predict("elephant.jpg")[0].label
 
 
 def test_a_file_that_is_not_ours_or_torn_is_refused_by_name(

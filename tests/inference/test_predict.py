@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from mobilenet_train.inference.loading import load_run
 from mobilenet_train.runtime import Runtime
 from mobilenet_train.training.evaluation import evaluate
 from tests.inference.odd_images import BAD, GOOD, encoded, sample, write_all
+from tests.pages import blocks
 
 Tool = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -184,8 +186,17 @@ def test_the_batch_size_does_not_matter(run: Path, odd: Path) -> None:
         assert all(value == pytest.approx(found[name], abs=1e-5) for name, value in one.ranked)
 
 
-def test_a_loaded_run_gives_a_detectors_maps(run: Path, few: Path) -> None:
-    model = mobilenet_train.load(run)
+def test_the_page_s_python_loads_a_run_which_gives_a_detectors_maps(
+    run: Path, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run.parent / "outputs").mkdir()
+    run.rename(run.parent / "outputs/RUN")
+    monkeypatch.chdir(run.parent)
+    for name in ("cat.jpg", "dog.jpg"):
+        sample().save(name)
+    names: dict[str, Any] = {}
+    exec(blocks("docs/finished_runs.md", "python")[0], names)
+    model = names["model"]
     x = model.preprocess([few / "a.png", few / "b.png"])
     assert x.shape == (2, 3, 32, 32)
     assert [tuple(maps.shape[2:]) for maps in model.features(x, strides=(8, 16, 32))] == [(4, 4), (2, 2), (1, 1)]

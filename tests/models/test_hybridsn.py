@@ -33,6 +33,16 @@ def test_batch_norm_and_squeeze_excite_are_added_where_they_are_asked_for() -> N
     assert gates - plain == 2 * 64 * 8 + 8 + 64
 
 
+def test_channels_last_reaches_the_3d_convolutions_and_changes_no_result() -> None:
+    torch.manual_seed(0)
+    model, windows = HybridSN(num_classes=16, resolution=9, in_channels=13).eval(), torch.randn(2, 13, 9, 9)
+    before = model(windows)
+    model.to(memory_format=torch.channels_last)
+    assert model.spectral[2].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert model.spatial[0].weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(windows.contiguous(memory_format=torch.channels_last)), before)
+
+
 @pytest.mark.parametrize(("resolution", "bands"), [(8, 30), (25, 12)])
 def test_windows_or_spectra_that_are_too_small_are_refused(resolution: int, bands: int) -> None:
     with pytest.raises(ValueError, match="needs 13 bands and windows of 9 pixels or more"):

@@ -154,7 +154,7 @@ def test_a_budget_ends_a_run_on_time_with_its_rate_decayed(forked: Command, tmp_
     assert "budget 10s: " in done.stdout
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "finished"
-    assert 7 < summary["elapsed_seconds"] < 13
+    assert 5 < summary["elapsed_seconds"] < 13
     assert summary["updates_done"] > 10
     assert float(read_csv(tmp_path / "run/metrics.csv")[-1]["learning_rate"]) < 0.02  # of 0.1
 

@@ -12,11 +12,13 @@ from rich.console import Console
 from mobilenet_train.config.resume import Start
 from mobilenet_train.config.saved import read_saved
 from mobilenet_train.config.schema import TrainConfig
+from mobilenet_train.inference.loading import load_run
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.build import build_run
+from mobilenet_train.runs.folder import read_summary
 from mobilenet_train.runs.session import resume, train
 from tests.conftest import TINY, configure
-from tests.records import log_lines, points, rows, weights
+from tests.records import everything, log_lines, points, rows, weights
 
 OPTIONS = (
     *TINY,
@@ -101,6 +103,23 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(tmp_path: Path,
     assert weights(folder) == weights(undisturbed)
     assert rows(folder) == rows(undisturbed)
     assert points(folder) == points(undisturbed)
+
+
+def test_epochs_that_are_not_evaluated_change_no_weight_and_a_run_stopped_after_one_ends_the_same(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole, float("inf"), "eval.every_epochs=2") == 0
+    assert run(parts, 6, "eval.every_epochs=2") == 143  # in the second epoch
+    summary = read_summary(parts)
+    assert (summary["final"]["epoch"], summary["final"]["test"], summary["best"]) == (0, None, None)
+    assert load_run(parts).checkpoint.history[0].test is None
+    assert run(parts, float("inf"), "eval.every_epochs=2") == 0
+    assert everything(parts) == everything(whole)
+    assert weights(whole)["model"] == weights(undisturbed)["model"]
+    with_all = rows(undisturbed)
+    unmeasured = {name: "" for name in with_all[0] if name.startswith(("test", "val", "ema"))}
+    assert rows(whole) == [with_all[0] | unmeasured, *with_all[1:]]
 
 
 @pytest.mark.parametrize(

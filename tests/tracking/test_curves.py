@@ -55,6 +55,7 @@ def test_curves_are_told_apart_without_colours() -> None:
 
 def test_only_what_was_measured_is_drawn() -> None:
     assert list(losses([result(0)])) == ["train", "test"]
+    assert losses([result(0, test=None), result(1)])["test"] == {1: 1.21834}
     full = [result(0, val=Score(1.0, 50.0), ema_test=Score(1.0, 51.0))]
     assert list(accuracies(full)) == ["train", "val", "test", "EMA, test"]
 

@@ -32,6 +32,15 @@ def test_a_finished_run_closes_with_the_accuracy_of_every_epoch(tmp_path: Path, 
     assert lines[-1] == CLOSING
 
 
+def test_an_epoch_that_is_not_evaluated_has_its_training_figures_alone(tmp_path: Path, open_trackers: Open) -> None:
+    trackers = open_trackers()
+    record_all(trackers, [result(0, test=None), result(1)])
+    trackers.close(finished=True)
+    text = (tmp_path / "train.log").read_text()
+    assert "Train Loss is:1.5812, Train Accuracy is:42.2200%\n" in text
+    assert text.endswith("accuracy_rate=[58.58]\n")
+
+
 def test_an_interrupted_run_gets_no_closing_line(tmp_path: Path, open_trackers: Open) -> None:
     trackers = open_trackers()
     record_all(trackers, epoch_events(0))

@@ -2,6 +2,7 @@ import csv
 from pathlib import Path
 
 from mobilenet_train.results import Score
+from mobilenet_train.tracking.metrics_csv import read_metrics
 from tests.tracking.conftest import Open, epoch_events, record_all, result
 
 PLAIN = """\
@@ -23,6 +24,15 @@ def test_what_the_run_measures_beyond_that_gets_columns(tmp_path: Path, open_tra
     assert row["ema_test_top1"] == "60.13"
     assert row["test_top5"] == "95.50"
     assert (row["val_loss"], row["val_top1"]) == ("1.300000", "56.00")
+
+
+def test_the_first_epoch_that_is_evaluated_brings_its_columns(tmp_path: Path, open_trackers: Open) -> None:
+    trackers = open_trackers()
+    record_all(trackers, [result(0, test=None), result(1, test=None)])
+    assert [row["test_top1"] for row in read_metrics(tmp_path)] == ["", ""]
+    record_all(trackers, [result(2, test=Score(1.2, 57.58, 95.5)), result(3, test=None)])
+    assert [row["test_top5"] for row in read_metrics(tmp_path)] == ["", "", "95.50", ""]
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == ["0", "1", "2", "3"]
 
 
 def test_a_resume_cuts_rows_that_no_checkpoint_knows(tmp_path: Path, open_trackers: Open) -> None:

@@ -55,6 +55,18 @@ def test_ema_val_and_top5_are_there_where_they_are_measured(tmp_path: Path, open
     assert {"test/top5", "val/loss", "val/top1", "test/top1_ema"} <= set(steps(tmp_path))
 
 
+def test_an_epoch_that_is_not_evaluated_has_no_test_points_and_is_not_missed(
+    tmp_path: Path, open_trackers: Open
+) -> None:
+    history = [result(0, test=None), result(1)]
+    record_all(open_trackers(tensorboard=True), history)
+    files = list((tmp_path / "tensorboard").iterdir())
+    open_trackers(history, step=4, tensorboard=True)
+    assert set(files) < set((tmp_path / "tensorboard").iterdir())
+    found = steps(tmp_path)
+    assert (found["train/top1"], found["test/top1"]) == ([2, 4], [4])
+
+
 def is_after(event: Event, checkpoint: int, history: list[EpochResult]) -> bool:
     if isinstance(event, EpochResult):
         return event not in history

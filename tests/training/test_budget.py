@@ -40,6 +40,22 @@ def test_a_plan_pays_for_its_updates_and_for_every_epochs_end(step: int, seconds
     assert affordable_updates(step, seconds, Pace({32: 1.0}, 10.0), plan(100, 500)) == updates
 
 
+@pytest.mark.parametrize(
+    ("step", "seconds", "updates"),
+    [
+        (0, 410.0, 400),  # four epochs and one evaluation
+        (0, 420.9, 400),  # an update more would bring a second one
+        (0, 421.0, 401),
+        (100, 30.0, 120),
+        (100, 5.0, 101),  # late, but evaluated
+        (400, 5.0, 400),
+    ],
+)
+def test_a_plan_pays_for_the_evaluations_to_come_and_ends_with_one(step: int, seconds: float, updates: int) -> None:
+    every_fourth = plan(100, 500, "eval.every_epochs=4")
+    assert affordable_updates(step, seconds, Pace({32: 1.0}, 10.0), every_fourth) == updates
+
+
 def test_a_plan_pays_for_every_resolution_what_it_takes() -> None:
     progressive = plan(100, 10**9, "progressive.start=16")  # 16 pixels to 37.5 %, 24 to 75 %, then 32
     pace = Pace({16: 0.25, 24: 0.5, 32: 1.0}, 10.0)
@@ -77,7 +93,7 @@ class Simulation:
                     break
             budget.epoch_trained()
             self.now += epoch_end
-            budget.epoch_ended(state)
+            budget.epoch_ended(state, evaluated=True)
             self.planned.append(state.updates)
         self.now += CLOSING_SECONDS
         self.state = state

@@ -1,6 +1,7 @@
 """One update: accumulation, dropout, penalties, clipping, averages, and losses that are not finite."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mobilenet_train.errors import RunError
 from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.fit import check_finite
+from mobilenet_train.training.optimizer import build_optimizer
 from mobilenet_train.training.step import l1_penalty, measure, record, train_update
 from tests.conftest import TINY, configure
 
@@ -58,6 +60,17 @@ def test_the_first_update_uses_the_first_learning_rate_of_the_warmup() -> None:
     parts = build("optim.lr=0.5", "optim.schedule.warmup=0.5", "epochs=10")
     train_update(parts.state, [next(parts.batches.train.epoch(0))], parts.plan)
     assert parts.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / (parts.plan.updates / 2))
+
+
+def test_weight_decay_falls_along_a_straight_line_where_there_is_any() -> None:
+    parts = build("optim.weight_decay=0.004", "optim.weight_decay_final=0.5")
+    batch, found = next(parts.batches.train.epoch(0)), []
+    for _ in range(3):
+        train_update(parts.state, [batch], parts.plan)
+        found.append([group["weight_decay"] for group in parts.state.optimizer.param_groups])
+    per_update = 0.002 / parts.plan.updates
+    assert [decayed for decayed, _ in found] == pytest.approx([0.004, 0.004 - per_update, 0.004 - 2 * per_update])
+    assert [spared for _, spared in found] == [0.0] * 3
 
 
 def test_the_l1_penalty_pulls_weights_to_zero_and_stays_out_of_the_loss() -> None:
@@ -189,3 +202,16 @@ def test_the_average_covers_batch_norms_running_statistics() -> None:
     norm.running_mean.fill_(1.0)
     ema.update(10_000)
     assert ema.model.running_mean.item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "muon"])
+def test_in_frozen_epochs_only_the_classifier_learns(optim: str) -> None:
+    parts = build(f"optim={optim}", "optim.schedule.warmup=0")
+    state, model = parts.state, parts.state.model
+    state.optimizer = build_optimizer(model, replace(parts.config.optim, frozen_epochs=1))
+    batch = next(parts.batches.train.epoch(0))
+    for state.epoch, learning in ((0, {"classifier"}), (1, {"classifier", "features"})):
+        before = deepcopy(dict(model.named_parameters()))
+        train_update(state, [batch], parts.plan)
+        moved = {name.split(".")[0] for name, now in model.named_parameters() if not torch.equal(now, before[name])}
+        assert moved == learning

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from mobilenet_train import checkpoint
 from mobilenet_train.config.saved import Saved
 from mobilenet_train.config.trained import TRAINED, find_trained
+from mobilenet_train.console import one_line
 from mobilenet_train.errors import RunError
 from mobilenet_train.models import MobileNet, mobilenet_v2, mobilenet_v3_small
 from mobilenet_train.runs.build import RunParts, build_run
@@ -204,14 +205,16 @@ def test_another_of_timms_networks_is_refused(tmp_path: Path, monkeypatch: pytes
         start(mobilenet_v2(width_mult=0.5), "v2", str(tmp_path / "model.safetensors"), DIGITS)
 
 
-def test_without_network_the_message_shows_where_to_put_timms_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("cannot find it on the Hub, and outgoing traffic is off")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    reason = r"huggingface\.co/timm/mobilenetv3_small_050\.lamb_in1k could not .*outgoing traffic is off.*HF_HOME"
-    with pytest.raises(RunError, match=reason):
+def test_without_network_the_message_says_what_to_do_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(RunError) as refused:
         start(mobilenet_v3_small(), "v3_small", "timm:mobilenetv3_small_050", DIGITS, width=0.5)
+    assert one_line(str(refused.value)) == (  # nothing of it is shortened
+        "model.weights=timm:mobilenetv3_small_050: huggingface.co cannot be reached; get model.safetensors of "
+        "huggingface.co/timm/mobilenetv3_small_050.lamb_in1k elsewhere and give its path as model.weights, or set "
+        "HF_HOME to a cache that has it"
+    )
 
 
 def test_every_name_is_one_that_timm_has_trained_with_that_normalisation() -> None:

@@ -30,5 +30,5 @@ class DeviceConfig(Section):
         "batch-norm over the global batch of all ranks (CUDA); false: over each rank's share", free=True
     )
     deterministic: bool = flag(
-        "only algorithms that repeat to the bit on a GPU, which are slower; on a CPU all do", free=True
+        "only algorithms that are bit-identical from run to run on a GPU, which are slower; on a CPU all are", free=True
     )

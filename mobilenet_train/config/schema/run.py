@@ -58,6 +58,7 @@ class EvalConfig(Section):
     resolution: int | None = whole(
         "pixels the network sees while evaluating; null = dataset.resolution", 8, 4096, null=NULL, said="pixels,"
     )
+    every_epochs: int = whole("evaluate after every so many epochs, and after the last one", 1, typed_most=MANY)
 
 
 class ProgressiveConfig(Section):
@@ -71,6 +72,20 @@ class ProgressiveConfig(Section):
         said="pixels,",
     )
     full_from: float = number("share of all updates after which dataset.resolution is reached", above=0, most=1)
+
+
+class DistillConfig(Section):
+    """Knowledge distillation: a trained network's outputs are learned besides the labels."""
+
+    teacher: str | None = text(
+        "learn the outputs of this network too: a run folder, a checkpoint, or torchvision:NAME; null = labels alone"
+    )
+    weight: float = number(
+        "share of the loss that is the distance to the teacher; the labels have the rest", above=0, most=1
+    )
+    temperature: float = number(
+        "what both networks' outputs are divided by before they are compared", above=0, most=100
+    )
 
 
 class CheckpointConfig(Section):
@@ -128,6 +143,7 @@ class TrainConfig(Section):
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     progressive: ProgressiveConfig = field(default_factory=ProgressiveConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
     log_every: int = whole(
@@ -153,7 +169,8 @@ class TrainConfig(Section):
         free=True,
     )
     trust_factory: bool = consent(
-        "with resume or run_dir: call the functions that the run's own model.factory, dataset.factory and tracker name"
+        "with resume or run_dir: call the functions that the run's own model.factory, dataset.factory and tracker "
+        "name; with distill.teacher: the teacher's model.factory"
     )
     dry_run: bool = flag("print the plan, the cost and the estimated time, then stop", free=True)
     preview: bool = flag(
