@@ -51,7 +51,8 @@ def parser() -> Parser:
 def diff_parser() -> Parser:
     about = "Shows what differs between runs: configuration, top-1, loss and training time."
     made = new_parser("mnet-report diff", about, DIFF_EXAMPLES)
-    made.add_argument("runs", nargs="+", type=file_path, metavar="RUN", help="the runs' folders, at least two")
+    made.add_argument("run", type=file_path, metavar="RUN", help="a run's folder")
+    made.add_argument("others", nargs="+", type=file_path, metavar="RUN", help="and those of others")
     made.add_argument("--all", action="store_true", help="all other results too, as --json has them")
     return made
 
@@ -110,14 +111,12 @@ def show_paired(folders: list[Path], as_json: bool, output: Path | None) -> int:
 
 
 def diff(arguments: argparse.Namespace) -> int:
-    """Prints the keys of configuration and results in which the runs differ. Raises ConfigError for a single run."""
+    """Prints the keys of configuration and results in which the runs differ."""
     from rich.console import Console
 
     from mobilenet_train.sweeps.difference import differences
 
-    runs = arguments.runs
-    if len(runs) < 2:
-        raise ConfigError(f"{runs[0]} is one run: give at least two")
+    runs = [arguments.run, *arguments.others]
     found = differences(runs)
     if arguments.json:
         print_json([{"key": row.key, **dict(zip(map(str, runs), row.values, strict=True))} for row in found])

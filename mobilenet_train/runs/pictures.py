@@ -20,7 +20,7 @@ from mobilenet_train.training.evaluation import evaluate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_MISTAKES = 500  # the first of them; of these the worst are shown, so that a run is not kept from its end
+MOST_MISTAKES = 200  # the first of them; of these the worst are shown, so that a run is not kept from its end
 
 
 def network(parts: RunParts) -> list[Operation]:

@@ -236,7 +236,7 @@ def follow_events(
             trackers.record_graph(pictures.network(parts))
         for event in events:
             trackers.record(event)
-        if parts.config.tensorboard and state.test_predictions is not None:
+        if parts.config.tensorboard and budget is None and state.test_predictions is not None:  # seconds to draw
             trackers.record_figures(pictures.last_figures(parts))
     except BaseException:
         with suppress(UserError):  # what came first is what the user must know
