@@ -62,11 +62,16 @@ def title_of(*lines: object) -> "Text":
     return Text("\n", style="table.title").join(plain(line) for line in lines)
 
 
+def counted(number: int, name: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
 def say(console: "Console", message: str, kind: str = "") -> None:
-    """Prints a message for people, after a yellow "warning: " or "note: " if `kind` is one.
+    """Prints a message for people, after a yellow "warning: " or a plain "note: " if `kind` is one.
 
     A terminal or pipe that is gone does not stop the run.
     """
-    label = plain(f"{kind}: " if kind else "", style="yellow")
+    label = plain(f"{kind}: " if kind else "", style="yellow" if kind == "warning" else "")
     with suppress(OSError, SystemExit):  # rich leaves the program at a broken pipe
         console.print(label + plain(message), soft_wrap=True)

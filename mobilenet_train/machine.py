@@ -74,15 +74,16 @@ def follow_parent(parent: int) -> None:
 
 def describe_machine() -> str:
     """Processor, cores that this process may use, system and the versions that throughput depends on, in one line."""
-    parts = [f"{_processor()}, {usable_cores()} cores", f"{platform.system()} {platform.release()}"]
+    parts = [processor(), f"{platform.system()} {platform.release()}"]
     for package in ("torch", "onnxruntime", "executorch"):
         with suppress(importlib.metadata.PackageNotFoundError):
             parts.append(f"{package} {importlib.metadata.version(package)}")
     return ", ".join(parts)
 
 
-def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+def processor() -> str:
+    """Its name, and the cores that this process may use."""
+    return f"{_cpuinfo('model name') or platform.processor() or platform.machine()}, {usable_cores()} cores"
 
 
 def _cpuinfo(field: str) -> str:

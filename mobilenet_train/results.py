@@ -59,4 +59,14 @@ class EpochResult:
     evaluation_seconds: float
 
 
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a network: by its name, whose parts "/" separates, and those of the operations it reads."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]  # of the result
+
+
 Event = EpochStarted | Progress | EpochResult

@@ -10,7 +10,7 @@ import torch
 from mobilenet_train.config.schema import DeviceConfig
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.kernels import bindings as kernels
-from mobilenet_train.machine import cpu_flags, usable_cores
+from mobilenet_train.machine import cpu_flags, processor, usable_cores
 from mobilenet_train.ranks import ALONE, Ranks
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
@@ -173,6 +173,12 @@ def environment(runtime: Runtime) -> dict[str, str | int]:
         "ranks": runtime.ranks.size,
         "precision": runtime.precision,
     }
+
+
+def machine_of(device: torch.device) -> str:
+    """What computes there, for figures."""
+    chip = processor() if device.type == "cpu" else device_name(device)
+    return f"{chip}, torch {torch.__version__}"
 
 
 def device_name(device: torch.device) -> str:

@@ -34,7 +34,7 @@ def seconds_to_first_step() -> float:
         began = time.time()
         command = [sys.executable, "-m", "mobilenet_train", *COMMAND, f"run_dir={run}", "eval.batch_size=1000"]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        events = EventAccumulator(str(run / "tensorboard")).Reload()
+        events = EventAccumulator(str(run)).Reload()
         return events.Scalars("train/loss_batch")[0].wall_time - began
 
 

@@ -1,88 +1,98 @@
-"""Which keys of a recipe matter: twelve runs for up to eleven keys, six at each key's low value and six at its high.
+"""What changes of a recipe are worth: each against the base recipe, seed by seed, on images held out from training.
 
-The design of Plackett and Burman (1946, Biometrika 33): within the six runs of one value every other key takes both of
-its values equally often, so a key's effect is the difference of two means of six runs, and what two keys do to each
-other is spread over the rest. Unused columns, and seed=0,1, show how large an effect is by chance. Finished runs in
-FOLDER are kept, unfinished ones are resumed.
+A tenth of the training images is held out (`dataset.val_fraction`, or what is given), and no test image counts. The
+runs of each variant are a sweep of its own, FOLDER/NAME: issued again, the same command resumes what was stopped, and
+more seeds are added to what is there. The page is written anew after each variant.
 
-python scripts/screen_recipe.py FOLDER model=v3_small epochs=4 --vary optim.lr=0.04,0.09 label_smoothing=0,0.1 seed=0,1
+python scripts/screen_recipe.py runs/screen model=v3_small epochs=4 --seeds 4 --page runs/screen/page.md \\
+  --try smoother label_smoothing=0.2 --try warm optim.schedule.warmup=0.3 optim.lr=0.06
 """
 
 import argparse
-import json
-import re
-import statistics
+import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Self
 
-from measure import show
+from mobilenet_train.machine import describe_machine
+from mobilenet_train.sweeps.paired import Comparison, compare
 
-from mobilenet_train.machine import describe_machine, usable_cores
-
-FIRST_ROW = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
-DESIGN = [FIRST_ROW[-shift:] + FIRST_ROW[:-shift] for shift in range(11)] + [(0,) * 11]  # [run][key] -> low or high
-
-
-class Key(NamedTuple):
-    """A key of the configuration and the two values to compare."""
-
-    name: str
-    low: str
-    high: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """From KEY=LOW,HIGH. Raises ArgumentTypeError for anything else."""
-        match = re.fullmatch("([^=]+)=([^,]+),([^,]+)", text)
-        if match is None:
-            raise argparse.ArgumentTypeError(f"{text!r} should be KEY=LOW,HIGH, as in optim.lr=0.04,0.09")
-        return cls(*match.groups())
+BASE = "base"  # the name of the recipe that all are held against
+ENOUGH_SEEDS = 4
+SIGNIFICANT = 0.05
+HEADER = ("alternative", "changes", "seeds", "base", "with it", "difference", "p", "verdict")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the run folders are made")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the same in all runs, as for mnet-train")
-    parser.add_argument("--vary", nargs="+", required=True, type=Key.parse, metavar="KEY=LOW,HIGH")
-    parser.add_argument("--slots", type=int, default=usable_cores(), help="runs at once, a thread each")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("folder", type=Path, help="where the runs are kept")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the base recipe, as for mnet-train")
+    about = "an alternative: its name, and what it changes"
+    parser.add_argument("--try", nargs="+", action="append", required=True, metavar="NAME KEY=VALUE", help=about)
+    parser.add_argument("--seeds", type=int, default=ENOUGH_SEEDS, help="seeds 0, 1, ... of each variant")
+    parser.add_argument("--page", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
-    keys = arguments.vary
-    if len(keys) > len(FIRST_ROW):
-        parser.error(f"--vary takes up to {len(FIRST_ROW)} keys, these are {len(keys)}")
-
-    def run(number: int) -> float:
-        chosen = [f"{key.name}={key[1 + level]}" for key, level in zip(keys, DESIGN[number], strict=False)]
-        top1 = hold_out_top1(arguments.folder / f"run-{number}", [*arguments.overrides, *chosen])
-        print(f"run {number}: {top1:.2f} % of the hold-out images; {' '.join(chosen)}", flush=True)
-        return top1
-
-    with ThreadPoolExecutor(arguments.slots) as pool:
-        scores = list(pool.map(run, range(len(DESIGN))))
-    keys += [Key("(chance)", "", "")] * (len(FIRST_ROW) - len(keys))
-    rows = [effect(key, scores, column) for column, key in enumerate(keys)]
-    show(f"{' '.join(arguments.overrides)}: hold-out top-1, {describe_machine()}", rows, arguments.csv)
+    alternatives = {name: words for name, *words in vars(arguments)["try"]}
+    run_seeds(arguments.folder, BASE, arguments.overrides, arguments.seeds)
+    found: list[tuple[str, ...]] = []
+    for name, words in alternatives.items():
+        run_seeds(arguments.folder, name, [*arguments.overrides, *words], arguments.seeds)
+        (comparison,) = compare(arguments.folder / BASE, arguments.folder / name)
+        found.append(cells(name, words, comparison))
+        text = page(arguments.overrides, found)
+        if arguments.page is not None:
+            arguments.page.write_text(text)
+    print(text)
 
 
-def effect(key: Key, scores: list[float], column: int) -> dict[str, str]:
-    """A row of the table: the mean top-1 of either value, and their difference."""
-    runs = list(zip(scores, DESIGN, strict=True))
-    of_low, of_high = (statistics.mean(score for score, row in runs if row[column] == level) for level in (0, 1))
-    means = {"top-1 of low": f"{of_low:.2f}", "top-1 of high": f"{of_high:.2f}"}
-    return {"key": key.name, "low": key.low, "high": key.high, **means, "high - low": f"{of_high - of_low:+.2f}"}
+def run_seeds(folder: Path, name: str, overrides: Sequence[str], seeds: int) -> None:
+    """Runs one variant with every seed, as far as it has not been run."""
+    held_out = (
+        [] if any(word.startswith("dataset.val_fraction=") for word in overrides) else ["dataset.val_fraction=0.1"]
+    )
+    fixed = [f"outputs={folder}", f"sweep={name}", f"seed=range({seeds})", "tensorboard=false", *held_out]
+    done = subprocess.run([sys.executable, "-m", "mobilenet_train", "-m", *fixed, *overrides], stdout=sys.stderr)
+    if done.returncode:
+        sys.exit(f"{name} did not finish; the same command resumes it")
 
 
-def hold_out_top1(folder: Path, overrides: list[str]) -> float:
-    """The last epoch's top-1 of a run on a tenth of the training images that is held out from training."""
-    fixed = [f"run_dir={folder}", "dataset.val_fraction=0.1", "device.threads=1", "tensorboard=false"]
-    command = [sys.executable, "-m", "mobilenet_train", *fixed, *overrides]
-    finished = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if finished.returncode:
-        sys.exit(f"{' '.join(command)}\n{finished.stderr}")
-    return json.loads((folder / "summary.json").read_text())["final"]["val"]["top1"]
+def cells(name: str, words: Sequence[str], comparison: Comparison) -> tuple[str, ...]:
+    """A row of the page."""
+    _, measured_on, *numbers = comparison.cells
+    assert measured_on == "hold-out"
+    return name, f"`{' '.join(words)}`", *numbers, verdict(comparison)
+
+
+def verdict(comparison: Comparison) -> str:
+    """What is to be made of a comparison: a change has to earn its place."""
+    if len(comparison.seeds) < ENOUGH_SEEDS:
+        return f"too few seeds (under {ENOUGH_SEEDS})"
+    if comparison.p >= SIGNIFICANT:
+        return "no difference shown: the simpler one stays"
+    return "better" if comparison.difference.mean > 0 else "worse"
+
+
+def page(base: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The screening so far as Markdown."""
+    lines = [" | ".join(line) for line in (HEADER, ["---"] * len(HEADER), *rows)]
+    chance = f"{SIGNIFICANT * len(rows):.2g} of {len(rows)} alternatives that change nothing"
+    return "\n".join(
+        [
+            f"# Alternatives to `{' '.join(base)}`",
+            "",
+            f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}.",
+            "Top-1 in percent of the last epoch, on images held out from training. Difference: mean over seeds and its",
+            "95 % interval; p: Student's paired t-test, two-sided. About",
+            f"{chance} are expected to show p < {SIGNIFICANT:g}.",
+            "",
+            f"    {shlex.join(['python', 'scripts/screen_recipe.py', *sys.argv[1:]])}",
+            "",
+            *(f"| {line} |" for line in lines),
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

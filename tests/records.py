@@ -22,9 +22,9 @@ def log_lines(folder: Path) -> list[str]:
 
 
 def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    board = EventAccumulator(str(folder / "tensorboard"))
+    board = EventAccumulator(str(folder))
     board.Reload()
-    tags = [tag for tag in board.Tags()["scalars"] if tag != "run/images_per_second"]
+    tags = [tag for tag in board.Tags()["scalars"] if tag != "train/images_per_second"]
     return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -125,32 +124,46 @@ def test_bench_startup_times_the_whole_command_and_its_five_parts(
     assert min(seconds) > 0
 
 
-def test_screen_recipe_finds_what_each_key_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screen_recipe_compares_alternatives_seed_by_seed_and_resumes(script: Run, tmp_path: Path) -> None:
+    words = (
+        "runs",
+        *SMALLEST,
+        "max_updates=1",
+        "--seeds",
+        "2",
+        "--page",
+        "page.md",
+        "--try",
+        "smooth",
+        "label_smoothing=0.2",
+    )
+    script("screen_recipe", *words, "--try", "same", "log_every=3")
+    _, smooth, same = [
+        line.split(" | ") for line in (tmp_path / "page.md").read_text().splitlines() if line[:1] == "|"
+    ][1:]
+    assert smooth[:3] == ["| smooth", "`label_smoothing=0.2`", "0 1"]
+    assert same[5:] == ["+0.00 ± 0.00", "1", "too few seeds (under 4) |"]
+    ended = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/*/metrics.csv"))]
+    assert len(ended) == 6
+    script("screen_recipe", *words)
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/*/metrics.csv"))] == ended
+
+
+@pytest.mark.parametrize(
+    ("seeds", "difference", "p", "expected"),
+    [(3, 2.0, 0.001, "too few"), (4, 2.0, 0.05, "no difference"), (4, 2.0, 0.04, "better"), (4, -2.0, 0.04, "worse")],
+)
+def test_screen_recipe_takes_only_what_is_significant_over_four_seeds(
+    seeds: int, difference: float, p: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
-    from screen_recipe import DESIGN, Key, effect
+    from screen_recipe import verdict
 
-    adds = [3.0, -1.5, *(0.25 * number for number in range(9))]
-    scores = [80 + sum(add for add, level in zip(adds, levels, strict=True) if level) for levels in DESIGN]
-    rows = [effect(Key.parse(f"key{number}=0,1"), scores, number) for number in range(11)]
-    assert [float(found["high - low"]) for found in rows] == pytest.approx(adds)
-    assert rows[0] == {
-        "key": "key0",
-        "low": "0",
-        "high": "1",
-        "top-1 of low": "83.75",
-        "top-1 of high": "86.75",
-        "high - low": "+3.00",
-    }
+    from mobilenet_train.sweeps.paired import Comparison
+    from mobilenet_train.sweeps.rows import Spread
 
-
-def test_screen_recipe_refuses_one_value_and_twelve_keys(tmp_path: Path) -> None:
-    """Typed in a shell, with a cold start: the scripts find their own modules and the package."""
-    command = [sys.executable, str(SCRIPTS / "screen_recipe.py"), "runs", "--vary"]
-    one_value = subprocess.run([*command, "a=1"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    twelve = subprocess.run([*command, *(f"k{n}=0,1" for n in range(12))], cwd=tmp_path, capture_output=True, text=True)
-    assert (one_value.returncode, twelve.returncode) == (2, 2)
-    assert "'a=1' should be KEY=LOW,HIGH" in one_value.stderr
-    assert "up to 11 keys, these are 12" in twelve.stderr
+    comparison = Comparison("", "hold-out", list(range(seeds)), 90, 90 + difference, Spread(difference, 1.0, 1.0), p)
+    assert verdict(comparison).startswith(expected)
 
 
 def test_bench_sweep_times_a_sweep_and_single_runs(script: Run) -> None:

@@ -24,7 +24,7 @@ WITHOUT_RUN = {"mnet-bench": bench.main, "mnet-plan": plan.main, "mnet-report": 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy of the session's finished run: digits, two epochs, with averaged weights."""
-    return Path(shutil.copytree(finished / "run", tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard")))
+    return Path(shutil.copytree(finished / "run", tmp_path / "run", ignore=shutil.ignore_patterns("events.*")))
 
 
 @pytest.fixture

@@ -93,7 +93,8 @@ class Run:
         history = self.history
         if not history:
             raise RunError(f"{self.path} has no finished epoch yet")
-        return inline(curves_figure(history, self.path.name))
+        machine = self.summary.get("machine", "") if (self.path / "summary.json").exists() else ""
+        return inline(curves_figure(history, self.path.name, machine))
 
     def classifier(self, weights: Weights = "raw", device: str | torch.device = "cpu") -> Classifier:
         """The trained network, ready for `predict`, as `mobilenet_train.load` gives it. Raises RunError likewise."""

@@ -49,6 +49,7 @@ class Found:
     verdict: "Verdict"
     points: "list[ResolutionPoint]"
     classes: "list[ClassScore]"  # of the raw weights
+    machine: str
 
     def values(self) -> dict[str, Any]:
         """What report.json holds and --json prints."""
@@ -108,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         verify,
     )
     from mobilenet_train.inference.loading import load_run
+    from mobilenet_train.runtime import machine_of
 
     trained = load_run(arguments.run, trust_factory=arguments.trust_factory)
     report_warning("mnet-eval", trained)
@@ -120,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     verdict = verify(trained, dataset, evaluated, runtime)
     points = list(resolution_curve(trained, dataset, runtime, arguments.resolutions)) if arguments.resolutions else []
     report = classification_report(evaluated[0], trained.class_names)
-    found = Found(trained, dataset, evaluated, verdict, points, report)
+    found = Found(trained, dataset, evaluated, verdict, points, report, machine_of(runtime.device))
     files = write_files(found, folder)
     if arguments.json:
         print_json(found.values())
@@ -157,19 +159,29 @@ def write_files(found: Found, folder: Path) -> list[str]:
     """Writes report and figures; returns their names. Raises RunError if they cannot be written."""
     from mobilenet_train.data.indian_pines import Windows
     from mobilenet_train.disk import write_text
-    from mobilenet_train.inference.figures import draw_confusion, draw_map, draw_mistakes, draw_resolutions
+    from mobilenet_train.figures import save
+    from mobilenet_train.inference.figures import (
+        Subject,
+        confusion_figure,
+        draw_map,
+        draw_resolutions,
+        mistakes_figure,
+    )
 
-    run, raw = found.run, found.evaluated[0]
+    run, raw, test = found.run, found.evaluated[0], found.dataset.test
+    title, machine = f"{run.config.title}, {run.folder.name}", found.machine
+    subject = Subject(run.model, test, run.preprocessing, run.class_names, title, machine)
     write_text(folder / "report.json", json.dumps(found.values(), indent=2, ensure_ascii=False) + "\n")
-    draw_confusion(raw, run.class_names, folder / "confusion_matrix.png")
+    save(confusion_figure(raw.confusions, subject), folder / "confusion_matrix.png")
     files = ["report.json", "confusion_matrix.png"]
-    if draw_mistakes(raw, found.dataset, run, folder / "mistakes.png"):
+    if (sheet := mistakes_figure(raw, subject)) is not None:
+        save(sheet, folder / "mistakes.png")
         files.append("mistakes.png")
-    if isinstance(found.dataset.test.images, Windows):
-        draw_map(raw, found.dataset, folder / "classification_map.png")
+    if isinstance(test.images, Windows):
+        draw_map(raw, found.dataset, subject, folder / "classification_map.png")
         files.append("classification_map.png")
     if found.points:
-        draw_resolutions(found.points, run.preprocessing.resolution, folder / "resolutions.png")
+        draw_resolutions(found.points, subject, folder / "resolutions.png")
         files.append("resolutions.png")
     return files
 
@@ -209,7 +221,7 @@ def print_for_people(found: Found, files: list[Path], console: "Console") -> Non
 def score_table(found: Found) -> "Table":
     """One line for each set of weights, with and without flip."""
     run = found.run
-    title = f"{run.config.model.name} on {run.config.dataset.name}, {len(found.dataset.test):,} test images"
+    title = f"{run.config.title}, {len(found.dataset.test):,} test images"
     top5 = found.evaluated[0].score.top5 is not None  # measured above ten classes
     numbers = ("top-1 %", *(["top-5 %"] if top5 else []), "kappa %", "class mean %", "loss", "calibration error")
     table = new_table(title, ("weights",), numbers)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobilenet_train.cli import tool
-from mobilenet_train.console import plain
+from mobilenet_train.console import counted, plain
 from mobilenet_train.deploy.settings import MODELS, RUNTIMES, check_runtimes, usual_runtime
 from mobilenet_train.errors import ConfigError, RunError
 
@@ -102,7 +102,7 @@ def from_this_machine(arguments: argparse.Namespace) -> "Known":
 
     found = candidates(arguments.model, arguments.resolution or RESOLUTIONS, arguments.classes)
     known, error = with_latency(found, measure)
-    return known, error, measure, f"{describe_machine()}\n{runtime}, batch 1, {arguments.threads} threads"
+    return known, error, measure, f"{describe_machine()}\n{runtime}, batch 1, {counted(arguments.threads, 'thread')}"
 
 
 def from_table(arguments: argparse.Namespace) -> "Known":
@@ -118,7 +118,8 @@ def from_table(arguments: argparse.Namespace) -> "Known":
         and row.setting.resolution in (arguments.resolution or [row.setting.resolution])
     ]
     known = measured_candidates(wanted, arguments.classes)
-    return known, None, lambda _: [], f"{rows[0].machine}, measured before: {arguments.measured}"
+    runtimes = ", ".join(dict.fromkeys(row.setting.runtime for row in rows))
+    return known, None, lambda _: [], f"{rows[0].machine}, {runtimes}, measured before: {arguments.measured}"
 
 
 def nothing_fits(known: "list[Candidate]", arguments: argparse.Namespace) -> str:

@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from mobilenet_train.config.checked import checked_config
+from mobilenet_train.config.lengths import of_length
 from mobilenet_train.config.place import conf_dir
 from mobilenet_train.config.schema import PRESETS, SCHEMAS, TrainConfig
 
@@ -18,13 +19,15 @@ from mobilenet_train.config.schema import PRESETS, SCHEMAS, TrainConfig
 def register() -> None:
     """Makes known to Hydra what the YAML files lean on.
 
-    The types, as `schema/train` and `schema/GROUP/NAME`, and `recipe_of`, the data set whose recipes a preset takes.
+    The types, as `schema/train` and `schema/GROUP/NAME`; `of_length`, what `augment=auto` takes for a number of epochs;
+    and `recipe_of`, the data set whose recipes a preset takes.
     """
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig)
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
+    OmegaConf.register_new_resolver("of_length", of_length, replace=True)
     OmegaConf.register_new_resolver("recipe_of", lambda dataset: PRESETS.get(dataset, dataset), replace=True)
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from mobilenet_train.config.checked import checked_config, from_values, refuse_unknown, values_of, with_present_names
 from mobilenet_train.config.overrides import PARTS, parsed, typed_keys
 from mobilenet_train.config.rules import check
-from mobilenet_train.config.saved import Saved, read_saved, read_words
+from mobilenet_train.config.saved import Saved, moved, read_saved, read_words
 from mobilenet_train.config.schema import SCHEMAS, CustomDatasetConfig, CustomModelConfig, TrainConfig, is_free
 from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError, UserError
@@ -123,7 +123,7 @@ def merge(saved: Saved, typed: Any, keys: Collection[str]) -> Saved:
         old, new = OmegaConf.select(values, key), OmegaConf.select(typed, key)
         if old == new:
             continue
-        if is_free(key) or (key in LENGTHS and _may_grow(saved.config, typed, old, new)):
+        if is_free(key) or moved(key, old, new) or (key in LENGTHS and _may_grow(saved.config, typed, old, new)):
             OmegaConf.update(values, key, new, merge=False)
             extended |= {key: new} if key in LENGTHS else {}
             continue

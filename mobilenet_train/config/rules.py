@@ -165,6 +165,9 @@ def check_effect(config: TrainConfig, typed: Collection[str]) -> None:
             getattr(config.model, "freeze", "none") != "backbone",
             "model.freeze=backbone: only the classifier learns in every epoch",
         ),
+        "optim.weight_decay_final": (config.optim.weight_decay > 0, "optim.weight_decay=0"),
+        "distill.weight": (config.distill.teacher is not None, "distill.teacher=null; name a teacher"),
+        "distill.temperature": (config.distill.teacher is not None, "distill.teacher=null; name a teacher"),
         "dataset.split_seed": (
             drawn or isinstance(data, DigitsConfig | FolderConfig | IndianPinesConfig),
             f"dataset={data.name}, all of it; it belongs to dataset.fraction, max_per_class and val_fraction",

@@ -69,16 +69,22 @@ INTRODUCED: dict[str, Introduced] = {
     "device.deterministic": Introduced("0.2.0", False),
     "device.sync_batch_norm": Introduced("0.1.0", False),
     "eval.every_epochs": Introduced("0.2.0", 1),
+    "distill.teacher": Introduced("0.2.0", None),
+    "distill.weight": Introduced("0.2.0", 0.5),
+    "distill.temperature": Introduced("0.2.0", 2.0),
     "eval.resolution": Introduced("0.1.0", None),
     "model.in_channels": Introduced("0.2.0", None),
     "model.kernel": Introduced("0.2.0", "paper"),
     # V3 has had it from the start, so that its value counts in a sweep's hash: it never equals None
     "model.squeeze_excite": Introduced("0.2.0", lambda values: False if values.model.name in ("v1", "v2") else None),
+    "model.depthwise_init": Introduced("0.2.0", "torchvision"),
     "model.weights": Introduced("0.1.0", None),
     "model.freeze": Introduced("0.1.0", "none"),
     "model.padding": Introduced("0.1.0", "symmetric"),
     "optim.backbone_lr": Introduced("0.1.0", 1.0),
     "optim.frozen_epochs": Introduced("0.2.0", 0),
+    "optim.newton_schulz_steps": Introduced("0.2.0", 5),
+    "optim.weight_decay_final": Introduced("0.2.0", 1.0),
     "model.wide_head": Introduced("0.2.0", lambda values: values.model.get("width_mult", 1) > 1),
     "dataset.split_seed": Introduced("0.2.0", _split_seed),
     "preview": Introduced("0.1.0", False),
@@ -86,6 +92,8 @@ INTRODUCED: dict[str, Introduced] = {
     "progressive.start": Introduced("0.1.0", None),
     "tracker": Introduced("0.2.0", None),
 }
+
+MOVABLE = ("distill.teacher",)  # paths that may change, but not to or from null: a digest of what lies there is checked
 
 
 @dataclass(frozen=True)
@@ -117,8 +125,14 @@ class Saved:
             key
             for key in dict.fromkeys(keys)
             if OmegaConf.select(ours, key) != OmegaConf.select(theirs, key)
+            and not moved(key, OmegaConf.select(ours, key), OmegaConf.select(theirs, key))
             and not (key in self.extended and OmegaConf.select(ours, key) == self.extended[key])
         ]
+
+
+def moved(key: str, old: Any, new: Any) -> bool:
+    """Whether two values of a key may be two places of one thing."""
+    return key in MOVABLE and None not in (old, new)
 
 
 def read_saved(folder: Path) -> Saved:

@@ -16,7 +16,7 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
     """As many sample numbers as there are labels (N,), with each class equally often (to within one).
 
     A small class is shown several times, all of its images before one comes again; a large class in part, another
-    part in each epoch. Drawn from (seed, epoch). An image that comes again in an epoch is augmented as before.
+    part in each epoch. Drawn from (seed, epoch).
     """
     draw = generator(seed, SHUFFLE, epoch)
     present = labels.unique()
@@ -29,3 +29,15 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
         shuffled = torch.cat([members[torch.randperm(len(members), generator=draw)] for _ in range(repeats)])
         chosen.append(shuffled[:quota])
     return torch.cat(chosen)[torch.randperm(len(labels), generator=draw)]
+
+
+def places_of_draws(order: Tensor) -> Tensor:
+    """Where among the draws of an epoch, which are indexed by sample, those of each shown sample of `order` (N,) are.
+
+    A sample's own at first; when it comes again those of a sample that is not shown, of which there are as many.
+    """
+    by_sample = order.argsort(stable=True)
+    again = by_sample[1:][order[by_sample].diff() == 0]
+    places = order.clone()
+    places[again] = (order.bincount(minlength=len(order)) == 0).nonzero()[:, 0]
+    return places

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mobilenet_train.config.schema import AugmentConfig, TrainConfig
 from mobilenet_train.data import augment, operations, policies
-from mobilenet_train.data.balance import balanced_order
+from mobilenet_train.data.balance import balanced_order, places_of_draws
 from mobilenet_train.data.images import Dataset, Preprocessing, Split
 from mobilenet_train.ranks import ALONE, Ranks
 
@@ -64,35 +64,44 @@ class TrainBatches:
         draws = augment.draw(count, self.seed, epoch, policy.crop_padding, policy.flip)
         chances = policies.draw(count, self.seed, epoch, policy)
         order = balanced_order(self.labels.cpu(), self.seed, epoch) if self.balanced else draws.order
+        places = places_of_draws(order) if self.balanced else order
         mixes = chances.mix is not None
         rows = slice(None) if mixes else self.rows  # partners come from anywhere in the global batch
-        batches = order[: len(self) * self.batch_size].view(len(self), self.batch_size)[start:, rows]
-        grouped = policies.grouped(chances, batches)
+        whole = len(self) * self.batch_size
+        batches, places = (
+            numbers[:whole].view(len(self), self.batch_size)[start:, rows] for numbers in (order, places)
+        )
+        grouped = policies.grouped(chances, places)
         draws, chances, grouped = draws.to(device), chances.to(device), grouped and grouped.to(device)
         if policy.cutout:
             holes = augment.draw_cutout(count, self.seed, epoch, *self.size).to(device)
-        for number, (samples, images) in enumerate(self._windows(batches, draws)):
+        for number, (samples, place, images) in enumerate(self._windows(batches, places.to(device), draws)):
             if policy.flip:
-                images = augment.mirror(images, draws.flip[samples])
+                images = augment.mirror(images, draws.flip[place])
             if policy.cutout:
-                images = augment.cut_out(images, holes[samples], policy.cutout, self.prepare.mean_colour)
+                images = augment.cut_out(images, holes[place], policy.cutout, self.prepare.mean_colour)
             side = resolution() if resolution else self.resolution
             groups = grouped and grouped[number]
-            inputs, targets = self._finish(images, self.labels[samples], chances.of(samples), groups, side)
+            inputs, targets = self._finish(images, self.labels[samples], chances.of(place), groups, side)
             yield (inputs[self.rows], targets[self.rows]) if mixes else (inputs, targets)
 
-    def _windows(self, batches: Tensor, draws: augment.Draws) -> Iterator[tuple[Tensor, Tensor]]:
-        """The samples (B,) of each of `batches` (batches, B), on the device, and their windows (B, H, W, C)."""
+    def _windows(
+        self, batches: Tensor, places: Tensor, draws: augment.Draws
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The samples (B,) of each of `batches` (batches, B) on the device, where their draws are, and their windows
+        (B, H, W, C).
+        """
         padding = self.policy.crop_padding
         if self.padded is not None:
-            for samples in batches.to(self.padded.device):
-                yield samples, augment.crop(self.padded, samples, draws.top[samples], draws.left[samples], padding)
+            for samples, place in zip(batches.to(self.padded.device), places, strict=True):
+                windows = augment.crop(self.padded, samples, draws.top[place], draws.left[place], padding)
+                yield samples, place, windows
             return
         images_of_batches = self.split.batches(batches.unbind())
-        for samples, images in zip(batches.to(self.labels.device), images_of_batches, strict=True):
+        for samples, place, images in zip(batches.to(self.labels.device), places, images_of_batches, strict=True):
             numbers = torch.arange(len(samples), device=images.device)
             padded = augment.pad(images, padding)
-            yield samples, augment.crop(padded, numbers, draws.top[samples], draws.left[samples], padding)
+            yield samples, place, augment.crop(padded, numbers, draws.top[place], draws.left[place], padding)
 
     def _finish(
         self,

@@ -127,12 +127,32 @@ def to_planes(images: Tensor) -> Tensor:
 def resized_crop(planes: Tensor, boxes: Tensor, resolution: int) -> Tensor:
     """Cuts `boxes` (B, 4) out and resizes them to (B, 3, resolution, resolution).
 
-    Bilinear, in one pass. Without antialiasing: stored photographs are hardly larger than the network's input.
+    Bilinear; with antialiasing, as evaluation has it, where the stored images are much larger than the network's input.
     """
     top, left, height, width = boxes.unbind(1)
     centres = (torch.arange(resolution, device=planes.device) + 0.5) / resolution
     across, down = left[:, None] + centres * width[:, None], top[:, None] + centres * height[:, None]
+    if shrinks(min(planes.shape[2:]), resolution):
+        rows = antialiased(down, height / resolution, planes.shape[2])
+        columns = antialiased(across, width / resolution, planes.shape[3])
+        return rows[:, None] @ planes @ columns[:, None].mT
     return (sample if planes.device.type == "cpu" else sample_within)(planes, across, down)
+
+
+def shrinks(side: int, resolution: int) -> bool:
+    """Whether images of `side` pixels are so much larger than the network's input that their crops are antialiased."""
+    return side >= 1.5 * resolution
+
+
+def antialiased(places: Tensor, spacing: Tensor, pixels: int) -> Tensor:
+    """Weights (B, R, pixels) of the pixels along a side at `places` (B, R) `spacing` (B,) apart, in its shares.
+
+    They fall along a straight line to 0 at the next place, or at the next pixel where that is further away.
+    """
+    reach = (spacing * pixels).clamp_min(1)[:, None, None]
+    distance = places[:, :, None] * pixels - (torch.arange(pixels, device=places.device) + 0.5)
+    weights = (1 - (distance / reach).abs()).clamp_min(0)
+    return weights / weights.sum(2, keepdim=True)
 
 
 def sample(planes: Tensor, across: Tensor, down: Tensor, padding: str = "border") -> Tensor:

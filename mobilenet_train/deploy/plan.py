@@ -6,17 +6,19 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LinearRegression
 
 from mobilenet_train.config.trained import trained_weights
+from mobilenet_train.console import counted
 from mobilenet_train.deploy.bench import Row
 from mobilenet_train.deploy.latency import Timing
 from mobilenet_train.deploy.published import PUBLISHED, Published, published
 from mobilenet_train.deploy.settings import MODELS
-from mobilenet_train.disk import replacing
 from mobilenet_train.errors import RunError
+from mobilenet_train.figures import GREY, label_points, log_axis, new_figure, plain_axes, save
 from mobilenet_train.inference.info import info
 from mobilenet_train.models.layer_costs import Layer, total
 from mobilenet_train.models.strides import SMALLEST_PUBLISHED_RESOLUTION
@@ -83,7 +85,16 @@ def candidates(models: Sequence[str], resolutions: Sequence[int], classes: int) 
 
 
 def measured_candidates(rows: Sequence[Row], classes: int) -> list[Candidate]:
-    """What a table of `mnet-bench` has of single images, with its latencies. Raises RunError for two of one network."""
+    """What a table of `mnet-bench` has of single images, with its latencies. Raises as `single_images` does."""
+    found = [
+        replace(_at(model, width, [resolution], classes)[0], measured=row.timing)
+        for (model, width, resolution), row in single_images(rows).items()
+    ]
+    return _ranked(found)
+
+
+def single_images(rows: Sequence[Row]) -> dict[tuple[str, float, int], Row]:
+    """The rows with batch 1 by network, width and resolution. Raises RunError for two of one, or none at all."""
     timings: dict[tuple[str, float, int], Row] = {}
     for row in rows:
         s = row.setting
@@ -91,17 +102,13 @@ def measured_candidates(rows: Sequence[Row], classes: int) -> list[Candidate]:
             continue
         first = timings.setdefault((s.model, s.width, s.resolution), row)
         if first is not row:
-            known, other = (f"{r.setting.runtime} with {r.setting.threads} threads" for r in (first, row))
+            known, other = (f"{r.setting.runtime} with {counted(r.setting.threads, 'thread')}" for r in (first, row))
             raise RunError(
                 f"the table has {s.model} {s.width:g} at {s.resolution} twice ({known}, {other}): keep one of each"
             )
     if not timings:
         raise RunError(f"the table has no row with batch 1 of {', '.join(MODELS)}")
-    found = [
-        replace(_at(model, width, [resolution], classes)[0], measured=row.timing)
-        for (model, width, resolution), row in timings.items()
-    ]
-    return _ranked(found)
+    return timings
 
 
 def _at(model: str, width: float, resolutions: Sequence[int], classes: int) -> list[Candidate]:
@@ -232,42 +239,30 @@ def _at_another_resolution(known: Iterable[Candidate]) -> str:
     return "" if any(c.published for c in known) else f" at {PUBLISHED_RESOLUTION} pixels"
 
 
-def draw(known: Sequence[Candidate], budget_ms: float, title: str, path: Path) -> None:
-    """Accuracy over latency of all candidates, the front as a labelled line. Raises RunError if it is not written.
+def draw(known: Sequence[Candidate], budget_ms: float, machine: str, path: Path) -> None:
+    """Accuracy over latency of all candidates, each labelled where there is room, the front first.
 
-    title: machine and runtime.
+    machine: and runtime. Raises RunError if it is not written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(
-        xscale="log", xlabel="latency (ms)", ylabel=f"published ImageNet top-1 (%){_at_another_resolution(known)}"
+    ranked, front = [c for c in known if c.ranked_by], fastest_for_accuracy(known)
+    figure = new_figure(11, 7, f"Networks within {budget_ms:g} ms", " - ".join(machine.splitlines()))
+    axes: Any = figure.add_subplot(
+        xlabel="latency of one image in ms", ylabel=f"published ImageNet top-1 in %{_at_another_resolution(known)}"
     )
-    axes.set_title(title, fontsize="x-small")
-    for number, model in enumerate(dict.fromkeys(candidate.model for candidate in known)):
-        own = [candidate for candidate in known if candidate.model == model and candidate.ranked_by]
+    models = list(dict.fromkeys(c.model for c in known))
+    for number, model in enumerate(models):
         for measured in (True, False):
-            points = [(c.ms, _top1(c)) for c in own if (c.measured is not None) == measured]
-            axes.scatter(
-                [ms for ms, _ in points],
-                [top1 for _, top1 in points],
-                edgecolors=f"C{number}",
-                facecolors=f"C{number}" if measured else "none",
-                label=f"{model}, {'measured' if measured else 'predicted'}",
-            )
-    front = fastest_for_accuracy(known)
+            points = [c for c in ranked if c.model == model and (c.measured is not None) == measured]
+            look = {"edgecolors": f"C{number}", "facecolors": f"C{number}" if measured else "none", "s": 22}
+            label = f"{model}, {'measured' if measured else 'predicted'}"
+            if points:
+                axes.scatter([c.ms for c in points], [_top1(c) for c in points], label=label, **look)
     axes.plot([c.ms for c in front], [_top1(c) for c in front], color="black", linewidth=0.8, label="Pareto front")
-    for c in front:
-        axes.annotate(
-            f"{c.width:g}, {c.resolution} px",
-            (c.ms, _top1(c)),
-            fontsize="x-small",
-            xytext=(3, -8),
-            textcoords="offset points",
-        )
-    axes.axvline(budget_ms, color="grey", linestyle="--", label=f"budget {budget_ms:g} ms")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+    axes.axvline(budget_ms, color=GREY, linestyle="--", label=f"budget {budget_ms:g} ms")
+    log_axis(axes, [budget_ms, *(c.ms for c in ranked)])
+    plain_axes(axes)
+    axes.legend(fontsize="small", loc="lower right", title="labels: width, pixels", title_fontsize="small")
+    first = [*front, *(c for c in ranked if c not in front)]
+    labels = [(c.ms, _top1(c), f"{c.width:g}, {c.resolution}", f"C{models.index(c.model)}") for c in first]
+    label_points(axes, labels, fontsize=6.5)
+    save(figure, path)

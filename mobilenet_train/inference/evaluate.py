@@ -60,16 +60,21 @@ class Evaluated:
         return round(self.score.top1 * len(self.labels) / 100)
 
     @property
+    def confusions(self) -> Tensor:
+        """int64 (true class, predicted class)."""
+        return confusion_matrix(self.labels, self.predicted, self.logits.shape[1])
+
+    @property
     def kappa(self) -> float:
         """Cohen's kappa in percent: agreement with the labels beyond that of chance."""
-        counts = confusion_matrix(self, self.logits.shape[1]).double() / len(self.labels)
+        counts = self.confusions.double() / len(self.labels)
         agreed, chance = counts.trace(), counts.sum(0) @ counts.sum(1)
         return 100 * float((agreed - chance) / (1 - chance)) if chance < 1 else 100.0
 
     @property
     def average_accuracy(self) -> float:
         """The mean over the classes of the share of their images that is classified correctly, in percent."""
-        counts = confusion_matrix(self, self.logits.shape[1]).double()
+        counts = self.confusions.double()
         there = counts.sum(1) > 0
         return 100 * float((counts.diag()[there] / counts.sum(1)[there]).mean())
 
@@ -263,9 +268,9 @@ def classification_report(evaluated: Evaluated, class_names: Sequence[str]) -> l
     ]
 
 
-def confusion_matrix(evaluated: Evaluated, classes: int) -> Tensor:
-    """int64 (true class, predicted class)."""
-    cells = evaluated.labels * classes + evaluated.predicted
+def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """int64 (true class, predicted class) of labels and predictions (N,)."""
+    cells = labels * classes + predicted
     return cells.bincount(minlength=classes**2).reshape(classes, classes)
 
 

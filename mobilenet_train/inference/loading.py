@@ -133,7 +133,7 @@ def _check_trust(config: TrainConfig, path: Path, trust_factory: bool) -> None:
     if isinstance(config.model, CustomModelConfig) and not trust_factory:
         raise RunError(
             f"{path} needs its network built by your Python function {config.model.factory}, which would be imported "
-            "and called; if you know it, add --trust-factory (trust_factory=True in Python)"
+            "and called; if you know it, add --trust-factory (trust_factory=true for mnet-train, True in Python)"
         )
 
 

@@ -1,5 +1,6 @@
 """The building blocks of the MobileNets; parameter names are torchvision's, so that its weights load."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -226,15 +227,20 @@ class InvertedResidualV3(nn.Module):
         return x + self.block(x) if self.shortcut else self.block(x)
 
 
-def initialise(model: nn.Module, *, norm_eps: float, norm_momentum: float) -> None:
+def initialise(model: nn.Module, *, norm_eps: float, norm_momentum: float, depthwise_init: str) -> None:
     """Draws new weights and sets every batch-norm's epsilon and momentum.
 
     Convolutions: normal with variance 2 / fan-out, biases 0. Batch-norm: 1 and 0. Fully connected
     layers: normal with standard deviation 0.01, biases 0. `norm_momentum` is the weight of the newest batch.
+    A depthwise convolution's fan-out is that of all groups in torchvision, and that of one in timm
+    (`depthwise_init="timm"`): its kernels start sqrt(channels) times as large.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            fan_out = module.out_channels * math.prod(module.kernel_size)
+            if depthwise_init == "timm":
+                fan_out //= module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2.0) / math.sqrt(fan_out))
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
         elif isinstance(module, nn.BatchNorm2d):

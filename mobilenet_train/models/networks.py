@@ -106,13 +106,14 @@ class MobileNet(nn.Module):
         *,
         norm_eps: float,
         norm_momentum: float,
+        depthwise_init: str,
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(*classifier)
         self.stride_plan = stride_plan
         self.frozen = 0
-        initialise(self, norm_eps=norm_eps, norm_momentum=norm_momentum)
+        initialise(self, norm_eps=norm_eps, norm_momentum=norm_momentum, depthwise_init=depthwise_init)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images).mean((2, 3)))
@@ -140,6 +141,7 @@ def mobilenet_v1(
     activation: str = "paper",
     norm_eps: float = 1e-5,
     norm_momentum: float = 0.1,
+    depthwise_init: str = "torchvision",
     separable: bool = True,
     depth_multiplier: int = 1,
     padding: str = "symmetric",
@@ -152,6 +154,7 @@ def mobilenet_v1(
     dropout: share of the pooled features dropped; TF-slim keeps 0.999.
     activation: "paper" is ReLU6, as in TF-slim; else "relu", "relu6" or "hard_swish" throughout.
     norm_momentum: weight of the newest batch in batch-norm's running statistics.
+    depthwise_init: of new depthwise kernels, "torchvision" or "timm" (see `initialise`).
     separable: False builds the paper's Conv MobileNet (Table 4), with standard 3x3 convolutions.
     depth_multiplier: outputs of a depthwise convolution per input channel, as in Keras.
     padding: of 3x3 convolutions at stride 2: "symmetric", or "tensorflow" as TensorFlow's `same` (see `TFConv2d`).
@@ -173,7 +176,9 @@ def mobilenet_v1(
     pairs = zip(pairwise(channels), plan.strides[1:], strict=True)
     blocks = [block(*pair, stride=stride, **shared) for pair, stride in pairs]
     head = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
-    return MobileNet([stem, *blocks], head, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+    return MobileNet(
+        [stem, *blocks], head, plan, norm_eps=norm_eps, norm_momentum=norm_momentum, depthwise_init=depthwise_init
+    )
 
 
 def _check_convolutions(separable: bool, depth_multiplier: int, squeeze_excite: bool) -> None:
@@ -196,6 +201,7 @@ def mobilenet_v2(
     activation: str = "paper",
     norm_eps: float = 1e-5,
     norm_momentum: float = 0.1,
+    depthwise_init: str = "torchvision",
     squeeze_excite: bool = False,
 ) -> MobileNet:
     """MobileNetV2 (arXiv:1801.04381, Table 2) for (N, in_channels, R, R) images.
@@ -205,6 +211,7 @@ def mobilenet_v2(
     dropout: share of the pooled features dropped.
     activation: "paper" is ReLU6; else "relu", "relu6" or "hard_swish" throughout.
     norm_momentum: weight of the newest batch in batch-norm's running statistics.
+    depthwise_init: of new depthwise kernels, "torchvision" or "timm" (see `initialise`).
     squeeze_excite: SENet's squeeze-and-excite after every depthwise convolution.
 
     Parameters are named as in torchvision's `mobilenet_v2`. Raises ValueError for a value out of range.
@@ -226,7 +233,9 @@ def mobilenet_v2(
     last = round_channels(1280 * max(1.0, width_mult))
     features.append(ConvNormActivation(channels, last, 1, activation=nonlinearity))
     classifier = [nn.Dropout(dropout), nn.Linear(last, num_classes)]
-    return MobileNet(features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+    return MobileNet(
+        features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum, depthwise_init=depthwise_init
+    )
 
 
 def _mobilenet_v3(
@@ -244,6 +253,7 @@ def _mobilenet_v3(
     activation: str = "paper",
     norm_eps: float = 1e-3,
     norm_momentum: float = 0.01,
+    depthwise_init: str = "torchvision",
     squeeze_excite: bool = True,
     wide_head: bool = False,
     kernel: str | int = "paper",
@@ -271,7 +281,9 @@ def _mobilenet_v3(
     hidden = round_channels(hidden_table_channels * (max(1.0, width_mult) if wide_head else 1))
     to_hidden = [nn.Linear(last, hidden), ACTIVATIONS[hard_swish](inplace=True)]
     classifier = [*to_hidden, nn.Dropout(dropout), nn.Linear(hidden, num_classes)]
-    return MobileNet(features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum)
+    return MobileNet(
+        features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum, depthwise_init=depthwise_init
+    )
 
 
 # partial, so that the options and their defaults stand once
@@ -286,6 +298,7 @@ activation: "paper" is ReLU and hard-swish by the table; else "relu", "relu6" or
     throughout (squeeze-and-excite keeps its ReLU and hard-sigmoid).
 norm_momentum: weight of the newest batch in batch-norm's running statistics.
 squeeze_excite: False leaves out every squeeze-and-excite.
+depthwise_init: of new depthwise kernels, "torchvision" or "timm" (see `initialise`).
 wide_head: the last hidden layer grows with widths above 1.
 kernel: "paper", or the side of every depthwise convolution's kernel, an odd number.
 

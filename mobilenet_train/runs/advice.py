@@ -36,7 +36,7 @@ def resume_command(config: TrainConfig, folder: Path) -> str:
     """What to type to continue the run in `folder`."""
     plain = re.fullmatch(r"[\w./+-]+", str(folder))
     word = f"resume={folder}" if plain else shlex.quote("resume='{}'".format(str(folder).replace("'", "\\'")))
-    return f"mnet-train {word}" + (" trust_factory=true" if factories(config) else "")
+    return f"mnet-train {word}" + (" trust_factory=true" if factories(config) or config.trust_factory else "")
 
 
 @contextmanager

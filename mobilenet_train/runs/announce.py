@@ -1,6 +1,7 @@
 """What a run announces: the plan at its start, the estimate of a dry run, what a budget pays for."""
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mobilenet_train.config.schema import TrainConfig, budget_seconds
-from mobilenet_train.console import add_rows, say, title_of
+from mobilenet_train.console import add_rows, counted, say, title_of
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.kernels import bindings as kernels
 from mobilenet_train.models.strides import PUBLISHED_STRIDE, StridePlan
@@ -16,23 +17,29 @@ from mobilenet_train.runs.build import RunParts
 from mobilenet_train.training.budget import CLOSING_SECONDS, affordable_updates, measure_pace
 from mobilenet_train.training.schedule import UNLIMITED
 
-CLASSES_LISTED = 24  # in the table at the start of a run
+FINAL_MAP_KEYS = {"model.stride_plan", "dataset.resolution"}
 
 
-def describe(parts: RunParts, console: Console) -> None:
-    """Prints the plan of the run, and a warning for each resolution that wastes time or accuracy."""
-    config, data = parts.config, parts.dataset
-    table = Table(
-        title=title_of(f"{config.model.name} on {config.dataset.name}"), show_header=False, title_justify="left"
-    )
+def describe(parts: RunParts, console: Console, typed: Collection[str] = ()) -> None:
+    """Prints the plan of the run, and a warning for each resolution that wastes time or accuracy.
+
+    typed: the keys that the user set. A small final map that a recipe chose was measured to be good enough.
+    """
+    table = Table(title=title_of(parts.config.title), show_header=False, title_justify="left")
+    add_rows(table, plan_rows(parts))
+    with suppress(OSError, SystemExit):
+        console.print(table)
+    for warning in _warnings(parts, typed):
+        say(console, warning, kind="warning")
+
+
+def plan_rows(parts: RunParts) -> list[tuple[str, str]]:
+    """What the run is going to do, in a few named lines."""
+    data = parts.dataset
     held = f", {len(data.val):,} held out" if data.val else ""
     counts = f"{len(data.train):,} for training{held}, {len(data.test):,} for testing"
     images = [("images", f"{counts}; {len(data.class_names)} classes"), ("per class", class_counts(data))]
-    add_rows(table, [*images, *_network_rows(parts), *_training_rows(parts)])
-    with suppress(OSError, SystemExit):
-        console.print(table)
-    for warning in _warnings(parts):
-        say(console, warning, kind="warning")
+    return [*images, *_network_rows(parts), *_training_rows(parts)]
 
 
 def _network_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
@@ -43,14 +50,22 @@ def _network_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
         yield "start", parts.origin
     strides = stride_plan(parts)
     if strides is not None:
-        yield "stride plan", f"{strides.dropped} strides dropped, final map {strides.final_map}x{strides.final_map}"
+        final = f"final map {strides.final_map}x{strides.final_map}"
+        yield "stride plan", f"{counted(strides.dropped, 'stride')} dropped, {final}"
 
 
 def _training_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
     config, plan, runtime, optim = parts.config, parts.plan, parts.runtime, parts.config.optim
-    length = f"{plan.epochs(plan.updates)} epochs, {plan.updates:,} updates" if plan.updates < UNLIMITED else "updates"
+    limited = plan.updates < UNLIMITED
+    epochs, updates = counted(plan.epochs(plan.updates), "epoch"), counted(plan.updates, "update")
+    length = f"{epochs}, {updates}" if limited else "updates"
     limit = f"{config.budget} or " if config.budget else ""
     yield "training", f"{limit}{length} of {images_per_update(config)} images"
+    if plan.teacher is not None:
+        learned = f"{config.distill.weight:.0%} of the loss, temperature {config.distill.temperature:g}"
+        yield "teacher", f"{plan.teacher.about}; {learned}"
+    if left_out := len(parts.dataset.train) % config.batch_size:
+        yield "left out", f"{counted(left_out, 'image')} of each epoch, too few for another batch"
     if config.progressive.start is not None:
         sides = " -> ".join(f"{side}x{side}" for side in plan.resolutions)
         yield "resolution", f"{sides}, the last from {config.progressive.full_from:.0%} on"
@@ -59,10 +74,10 @@ def _training_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
     yield "augmentation", config.augment.name
     ranks = f"{runtime.ranks.size} ranks, each with " if runtime.ranks.size > 1 else ""
     slower = ", no compiled kernels" if runtime.device.type == "cpu" and kernels.library() is None else ""
-    yield "device", f"{ranks}{runtime.device}, {runtime.threads} threads, {runtime.precision}{slower}"
+    yield "device", f"{ranks}{runtime.device}, {counted(runtime.threads, 'thread')}, {runtime.precision}{slower}"
 
 
-def _warnings(parts: RunParts) -> Iterator[str]:
+def _warnings(parts: RunParts, typed: Collection[str]) -> Iterator[str]:
     strides, resolution = stride_plan(parts), parts.config.dataset.resolution
     if strides is None:
         return
@@ -72,7 +87,7 @@ def _warnings(parts: RunParts) -> Iterator[str]:
             f"dataset.resolution={resolution} is not a multiple of {PUBLISHED_STRIDE}, by which the network divides "
             f"it: {nearest} makes better use of the same time (the papers use 224, 192, 160, 128)"
         )
-    if strides.final_map <= 2:
+    if strides.final_map <= 2 and FINAL_MAP_KEYS.intersection(typed):
         yield (
             f"the last stage sees a {strides.final_map}x{strides.final_map} map; a larger one is usually several "
             "points better: model.stride_plan=auto or a higher dataset.resolution"
@@ -85,15 +100,20 @@ def stride_plan(parts: RunParts) -> StridePlan | None:
 
 
 def class_counts(data: Dataset) -> str:
-    """How many images each class has for training + testing; of many unequal classes only the ends."""
-    train, test = (split.labels.bincount(minlength=len(data.class_names)).tolist() for split in (data.train, data.test))
-    if len(set(train)) == len(set(test)) == 1:
-        return f"{train[0]:,} for training, {test[0]:,} for testing"
-    by_size = sorted(zip(train, test, data.class_names, strict=True), key=lambda entry: -entry[0])
-    words = [f"{name} {training:,} + {testing:,}" for training, testing, name in by_size]
-    if len(words) > CLASSES_LISTED:
-        words = [*words[:3], f"... {len(words) - 6:,} more ...", *words[-3:]]
-    return ", ".join(words)
+    """How many images a class has, or the fewest, the median and the most, and of which classes those are."""
+    train, test = (
+        _spread(split.labels.bincount(minlength=len(data.class_names)).tolist(), data.class_names)
+        for split in (data.train, data.test)
+    )
+    return f"{train} for training, {test} for testing"
+
+
+def _spread(counts: list[int], names: Sequence[str]) -> str:
+    fewest, most = min(counts), max(counts)
+    if fewest == most:
+        return f"{most:,}"
+    rarest, largest = names[counts.index(fewest)], names[counts.index(most)]
+    return f'{fewest:,} ("{rarest}") to {most:,} ("{largest}"; median {statistics.median(counts):,.0f})'
 
 
 def estimate(parts: RunParts, console: Console) -> None:
@@ -110,7 +130,7 @@ def estimate(parts: RunParts, console: Console) -> None:
         console,
         f"dry run: about {updates * images_per_update(config) / training:.0f} images/s, "
         f"{plan.updates_per_epoch * training / updates + pace.epoch_end / config.eval.every_epochs:.0f} s an epoch, "
-        f"{total / 60:.1f} minutes for {updates:,} updates; no run folder was made",
+        f"{total / 60:.1f} minutes for {counted(updates, 'update')}; no run folder was made",
     )
 
 
@@ -121,7 +141,7 @@ def announce_budget(parts: RunParts, console: Console) -> None:
     end = datetime.now() + timedelta(seconds=budget_seconds(config.budget) - state.elapsed)
     say(
         console,
-        f"budget {config.budget}: {state.updates:,} updates "
+        f"budget {config.budget}: {counted(state.updates, 'update')} "
         f"({state.updates / plan.updates_per_epoch:.1f} epochs) as planned now, ending about {end:%H:%M:%S}",
     )
 

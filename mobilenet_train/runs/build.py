@@ -11,6 +11,7 @@ from mobilenet_train.data.balance import class_weights
 from mobilenet_train.data.batches import Batches, make_batches
 from mobilenet_train.data.cache import SILENT, Listener
 from mobilenet_train.data.images import Dataset
+from mobilenet_train.data.policies import shrinks
 from mobilenet_train.data.sources import load
 from mobilenet_train.distributed import join, local_first, replicate, share_dropout
 from mobilenet_train.errors import ConfigError
@@ -18,6 +19,7 @@ from mobilenet_train.models import Cost, MobileNet
 from mobilenet_train.models.build import build_model, cost_of
 from mobilenet_train.models.strides import PUBLISHED_STRIDE
 from mobilenet_train.runs.leak import refuse_known_test_images
+from mobilenet_train.runs.teacher import load_teacher
 from mobilenet_train.runtime import Runtime, environment, set_up
 from mobilenet_train.training.ema import Ema
 from mobilenet_train.training.evaluation import Evaluator
@@ -28,8 +30,9 @@ from mobilenet_train.training.state import TrainState, new_sums
 from mobilenet_train.weights.pretrained import freeze, read_weights, start_from
 
 # How often the arithmetic of a part came to end in other last bits, counted from 1; what is not named never did.
-# Muon's kernels are multiplied in stacks now; statistics of batch-norm are added up over ranks in float64.
-NUMERICS = {"muon": 2, "ranks": 2}
+# Muon's kernels are multiplied in stacks now; statistics of batch-norm are added up over ranks in float64;
+# balance=sampling augments an image that comes again anew; resized crops of much larger images are antialiased.
+NUMERICS = {"muon": 2, "ranks": 2, "sampling": 3, "shrinking crop": 3}
 OLDER = {"compile": None, "numerics": 1}  # the environment of a checkpoint that has no such keys
 
 
@@ -56,7 +59,10 @@ class RunParts:
     def environment(self) -> dict[str, Any]:
         """What has to be the same for a resumed run to be bit-identical to an uninterrupted one."""
         runtime, config = self.runtime, self.config
-        used = (config.optim.name, "ranks" if runtime.ranks.size > 1 else "one rank")
+        side = min(self.dataset.train.images.shape[1:3])
+        crops = config.augment.resized_crop and shrinks(side, self.plan.resolutions[0])
+        ranks, crop = "ranks" if runtime.ranks.size > 1 else "one rank", "shrinking crop" if crops else "crop"
+        used = (config.optim.name, config.balance, ranks, crop)
         numerics = max(NUMERICS.get(part, 1) for part in used)
         return {**environment(runtime), "compile": config.device.compile, "numerics": numerics}
 
@@ -80,17 +86,11 @@ def build_run(
     channels = dataset.preprocessing.channels
     check_colour(config, dataset)
     model = build_model(config, len(dataset.class_names), channels)
-    origin = None
-    if isinstance(config.model, NetworkConfig):
-        assert isinstance(model, MobileNet)
-        if config.model.weights is not None and starts:
-            source = config.model.weights
-            weights = read_weights(config.model.name, source, config.model.width_mult)
-            refuse_known_test_images(config.dataset, dataset.fingerprint, source, weights.checkpoint, listener)
-            origin = start_from(model, config.model.name, source, weights, dataset.class_names)
-        freeze(model, config.model.freeze)
+    origin = prepare(model, config, dataset, listener, starts) if isinstance(config.model, NetworkConfig) else None
     divisor = model.stride_plan.total if isinstance(model, MobileNet) else PUBLISHED_STRIDE
     plan = make_plan(config, runtime, len(dataset.train), divisor, per_class, schedule_from)
+    if config.distill.teacher is not None:
+        plan = replace(plan, teacher=load_teacher(config, dataset, runtime, listener))
     cost = cost_of(model, config, len(dataset.class_names), channels)
     model = model.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     share_dropout(model, ranks, config.batch_size)
@@ -101,6 +101,20 @@ def build_run(
     state = new_state(model, config, plan)
     batches = make_batches(config, dataset, runtime.memory_format, runtime.ranks)
     return RunParts(dataset, batches, plan, state, cost, origin)
+
+
+def prepare(model: nn.Module, config: TrainConfig, dataset: Dataset, listener: Listener, starts: bool) -> str | None:
+    """Applies model.weights, in a run that `starts`, and model.freeze; returns where the weights come from."""
+    assert isinstance(config.model, NetworkConfig)
+    assert isinstance(model, MobileNet)
+    origin, source = None, config.model.weights
+    if source is not None and starts:
+        weights = read_weights(config.model.name, source, config.model.width_mult)
+        said = f"model.weights={source}"
+        refuse_known_test_images(config.dataset, dataset.fingerprint, said, weights.checkpoint, listener)
+        origin = start_from(model, config.model.name, source, weights, dataset.class_names)
+    freeze(model, config.model.freeze)
+    return origin
 
 
 def new_state(model: nn.Module, config: TrainConfig, plan: Plan) -> TrainState:
@@ -117,14 +131,14 @@ def new_state(model: nn.Module, config: TrainConfig, plan: Plan) -> TrainState:
         replica=replicate(model, runtime.ranks, runtime.device),
         evaluator=Evaluator(model, config.device.compile),
     )
-    if updates_alone(config, runtime):
+    if updates_alone(config, runtime) and not (plan.teacher and plan.teacher.custom):
         state.graphs = UpdateGraphs(state.optimizer, config.device.cuda_graph)
     return state
 
 
 def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
-    """Whether a GPU can make a whole update without the CPU: a scaler, other ranks, a second batch and networks of
-    one's own may need it.
+    """Whether a GPU can make a whole update without the CPU: a scaler, other ranks, a second batch, networks of
+    one's own and a weight decay that changes may need it.
     """
     return (
         runtime.device.type == "cuda"
@@ -132,6 +146,7 @@ def updates_alone(config: TrainConfig, runtime: Runtime) -> bool:
         and runtime.autocast is not torch.float16
         and isinstance(config.model, NetworkConfig)
         and config.optim.accumulate == 1
+        and config.optim.weight_decay_final == 1  # a graph knows one value
         and config.device.compile is None  # which records graphs of its own with reduce-overhead
     )
 

@@ -1,5 +1,6 @@
 """Whether trained weights have seen the test images of the run that starts from them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -13,9 +14,9 @@ from mobilenet_train.errors import RunError
 
 
 def refuse_known_test_images(
-    config: DatasetConfig, fingerprint: str, source: str, checkpoint: dict[str, Any] | None, listener: Listener
+    config: DatasetConfig, fingerprint: str, said: str, checkpoint: Mapping[str, Any] | None, listener: Listener
 ) -> None:
-    """Raises RunError if the run of `checkpoint` was trained on test images of this one, which `config` gives.
+    """Raises RunError if the run of `checkpoint`, named by `said`, was trained on test images of this one (`config`).
 
     Equal fingerprints mean an equal split; otherwise both are split again: a listing, or a reading of arrays.
     """
@@ -30,13 +31,11 @@ def refuse_known_test_images(
     try:
         known = test & known_apart(trained)[0]
     except RunError as error:
-        listener.report(
-            f"whether model.weights={source} was trained on test images of this run is not known: {error}", "warning"
-        )
+        listener.report(f"whether {said} was trained on test images of this run is not known: {error}", "warning")
         return
     if known:
         raise RunError(
-            f"model.weights={source} was trained on {len(known):,} of the {len(test):,} test images of this run, whose "
-            "test accuracy would be too high: give other weights, or the split that they were trained on, "
+            f"{said} was trained on {len(known):,} of the {len(test):,} test images of this run, whose "
+            "test accuracy would be too high: give another one, or the split that they were trained on, "
             f"dataset.split_seed={trained.split_seed} with the same classes and test_fraction"
         )

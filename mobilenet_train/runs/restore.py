@@ -13,6 +13,7 @@ from mobilenet_train.console import say
 from mobilenet_train.data.images import same_images
 from mobilenet_train.errors import RunError
 from mobilenet_train.runs.build import OLDER, RunParts
+from mobilenet_train.runs.teacher import refuse_other_teacher
 from mobilenet_train.tracking.metrics_csv import read_metrics
 
 
@@ -55,7 +56,7 @@ def read_checkpoint(folder: Path, which: str, console: Console) -> dict[str, Any
 def restore(parts: RunParts, saved: dict[str, Any], record: Saved, folder: Path, console: Console) -> None:
     """Loads a checkpoint into the state.
 
-    Raises RunError if the data or the configuration are not those that the run was trained with.
+    Raises RunError if the data, the configuration or the teacher are not those that the run was trained with.
     """
     trained = from_record(OmegaConf.create(dict(saved["config"]))).config
     for key in record.differences(trained)[:1]:
@@ -68,6 +69,7 @@ def restore(parts: RunParts, saved: dict[str, Any], record: Saved, folder: Path,
         raise RunError(
             f"{folder} was trained on other images than those that dataset={parts.config.dataset.name} gives now"
         )
+    refuse_other_teacher(saved, parts.config.distill.teacher, parts.plan.teacher)
     parts.state.load_state_dict(saved)
     now = {**parts.environment, "images": parts.dataset.fingerprint}
     before = {**OLDER, **saved["environment"], "images": saved["fingerprint"]}

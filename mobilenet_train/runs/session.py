@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mobilenet_train import checkpoint
 from mobilenet_train.config.checked import values_of
+from mobilenet_train.config.overrides import typed_keys
 from mobilenet_train.config.resume import Start
 from mobilenet_train.config.saved import read_saved
 from mobilenet_train.config.schema import TrainConfig, budget_seconds
@@ -19,7 +20,7 @@ from mobilenet_train.console import say
 from mobilenet_train.data.cache import StoppedError
 from mobilenet_train.distributed import contact, from_first, join
 from mobilenet_train.errors import RunError, UserError
-from mobilenet_train.runs import announce, data_progress, summary
+from mobilenet_train.runs import announce, data_progress, pictures, summary
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.advice import memory_advice, resume_command, worker_advice
 from mobilenet_train.runs.build import RunParts, build_run
@@ -71,7 +72,7 @@ def run_until(
         except StoppedError:
             say(console, "stopped while images were prepared; those in dataset.cache_dir are not prepared again")
             return Outcome(folder, stop.exit_code)
-        announce.describe(parts, console)
+        announce.describe(parts, console, typed_keys(words))
         if config.preview:
             say(console, f"what the network would see: {write_sheet(parts)}")
         if config.dry_run:
@@ -232,8 +233,11 @@ def follow_events(
     try:
         if state.step == 0 and parts.config.tensorboard:
             trackers.record_images(summary.preview(parts))
+            trackers.record_graph(pictures.network(parts))
         for event in events:
             trackers.record(event)
+        if parts.config.tensorboard and state.test_predictions is not None:
+            trackers.record_figures(pictures.last_figures(parts))
     except BaseException:
         with suppress(UserError):  # what came first is what the user must know
             trackers.close(finished=False)
@@ -258,4 +262,5 @@ def checkpoint_contents(parts: RunParts) -> dict[str, Any]:
         "preprocessing": asdict(parts.dataset.preprocessing),
         "fingerprint": parts.dataset.fingerprint,
         "environment": parts.environment,
+        **({"teacher": parts.plan.teacher.digest} if parts.plan.teacher else {}),
     }

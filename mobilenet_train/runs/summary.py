@@ -2,9 +2,11 @@
 
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,31 +20,50 @@ from mobilenet_train.config.checked import flat_values
 from mobilenet_train.config.overrides import typed_keys
 from mobilenet_train.config.saved import read_words
 from mobilenet_train.config.schema import budget_seconds, is_free
+from mobilenet_train.console import printable
+from mobilenet_train.machine import describe_machine
+from mobilenet_train.runs.announce import plan_rows
 from mobilenet_train.runs.build import RunParts
 from mobilenet_train.runs.folder import write_summary
+from mobilenet_train.runtime import machine_of
 from mobilenet_train.tracking import RunDescription
 from mobilenet_train.version import __version__
 
 PREVIEW_IMAGES = 64
+HPARAMS = (  # of every run, for TensorBoard's table; what the command line names comes with them
+    *("model.name", "model.width_mult", "dataset.name", "dataset.resolution", "augment.name", "optim.name"),
+    *("optim.lr", "batch_size", "epochs", "seed"),
+)
 TORCHVISION = version("torchvision")  # from its metadata: importing it takes seconds
 
 
 def run_description(parts: RunParts, folder: Path) -> RunDescription:
     """What the trackers need to know of the run."""
     config, plan = parts.config, parts.plan
-    values = [(key, value) for key, value in flat_values(config).items() if not is_free(key)]
+    words = read_words(folder)
+    typed = frozenset(typed_keys(words))
+    shown = {*HPARAMS, *typed}
+    values = [(key, value) for key, value in flat_values(config).items() if key in shown and not is_free(key)]
     hparams = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
     return RunDescription(
         folder=folder,
-        title=f"{config.model.name} on {config.dataset.name}",
+        title=config.title,
+        machine=machine_of(parts.runtime.device),
+        card=card(["mnet-train", *words], plan_rows(parts)),
         epochs=plan.epochs(parts.state.updates),
         updates_per_epoch=plan.updates_per_epoch,
         updates=parts.state.updates,
         hparams=hparams,
-        typed=frozenset(typed_keys(read_words(folder))),
+        typed=typed,
         val=parts.dataset.val is not None,
         tensorboard=config.tensorboard,
     )
+
+
+def card(command: Sequence[str], plan: Sequence[tuple[str, str]]) -> str:
+    """Command and plan in Markdown."""
+    rows = "\n".join("| " + " | ".join(printable(cell).replace("|", r"\|") for cell in row) + " |" for row in plan)
+    return f"    {printable(shlex.join(command))}\n\n| plan | |\n|---|---|\n{rows}\n"
 
 
 def preview(parts: RunParts) -> Tensor:
@@ -85,7 +106,7 @@ def summarise(parts: RunParts, folder: Path, status: str, wall_seconds: float, r
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        "machine": platform.platform(),
+        "machine": describe_machine(),
         "git_commit": git_commit(),
         "data_fingerprint": parts.dataset.fingerprint,
     }

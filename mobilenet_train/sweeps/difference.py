@@ -1,6 +1,6 @@
-"""Two runs side by side: the keys of configuration and results that are not the same."""
+"""Runs side by side: the keys of configuration and results that are not the same in all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -11,38 +11,50 @@ from omegaconf import OmegaConf
 from mobilenet_train.config.checked import flat_values, leaves
 from mobilenet_train.config.saved import read_saved
 from mobilenet_train.runs.folder import read_summary
+from mobilenet_train.sweeps.report import duration
 
 PLACES = ("run_dir", "outputs", "resume", "sweep")  # where a run lies is not part of what it is
+RESULT = "result: "
+MAIN_RESULTS = {  # what people look at first -> what it is called for them
+    f"{RESULT}status": "status",
+    f"{RESULT}final.test.top1": "test top-1 in %",
+    f"{RESULT}final.test.loss": "test loss",
+    f"{RESULT}training_seconds": "training time",
+}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A key of which two runs have different values; None where a run has no value."""
+    """A key of which runs have different values, in the order of the runs; None where a run has no value."""
 
     key: str
-    a: Any
-    b: Any
+    found: tuple[Any, ...]
 
     @property
-    def cells(self) -> tuple[str, str, str]:
+    def is_main(self) -> bool:
+        """Whether it is of the configuration, or a result that people look at first."""
+        return not self.key.startswith(RESULT) or self.key in MAIN_RESULTS
+
+    @property
+    def cells(self) -> list[str]:
         """Key and values for people."""
-        return self.key, _text(self.a), _text(self.b)
+        return [MAIN_RESULTS.get(self.key, self.key), *(_shown(self.key, value) for value in self.found)]
 
     @property
-    def values(self) -> tuple[Any, Any]:
-        """Both values for programs; None for a number that is not finite, which JSON lacks."""
-        a, b = (None if isinstance(value, float) and not isfinite(value) else value for value in (self.a, self.b))
-        return a, b
+    def values(self) -> list[Any]:
+        """The values for programs; None for a number that is not finite, which JSON lacks."""
+        return [None if isinstance(value, float) and not isfinite(value) else value for value in self.found]
 
 
-def differences(a: Path, b: Path) -> list[Difference]:
+def differences(runs: Sequence[Path]) -> list[Difference]:
     """The keys of configuration, then of results ("result: ..."), whose values do not look the same in six digits.
 
     Raises RunError for a folder that is not a run.
     """
-    in_a, in_b = dict(_values(a)), dict(_values(b))
-    both = [Difference(key, in_a.get(key), in_b.get(key)) for key in dict.fromkeys((*in_a, *in_b))]
-    return [found for found in both if _text(found.a) != _text(found.b)]
+    values = [dict(_values(run)) for run in runs]
+    keys = dict.fromkeys(key for one in values for key in one)
+    both = [Difference(key, tuple(one.get(key) for one in values)) for key in keys]
+    return [one for one in both if len(set(map(_text, one.found))) > 1]
 
 
 def _values(run: Path) -> Iterator[tuple[str, Any]]:
@@ -50,7 +62,15 @@ def _values(run: Path) -> Iterator[tuple[str, Any]]:
         if key not in PLACES:
             yield key, value
     for key, value in leaves(OmegaConf.create(read_summary(run))):
-        yield f"result: {key}", value
+        yield f"{RESULT}{key}", value
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is not None and key == f"{RESULT}training_seconds":
+        return duration(value)
+    if value is not None and key.endswith("_bytes"):
+        return f"{value / 2**20:,.1f} MiB"
+    return _text(value)
 
 
 def _text(value: Any) -> str:

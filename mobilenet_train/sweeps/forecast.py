@@ -117,13 +117,18 @@ class Child:
 
 
 def _ask(configs: Sequence[TrainConfig], slots: Slots | None) -> Child:
-    here = [_for_this_machine(config, slots) for config in configs]
     printed, errors = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115 (`Child.end` closes them)
     with TemporaryFile("w+") as asked:
-        json.dump({"timed": slots is not None, "configs": [values_of(config) for config in here]}, asked)
+        json.dump(question(configs, slots), asked)
         asked.seek(0)
         process = spawn(["-m", "mobilenet_train.sweeps.forecast"], stdin=asked, stdout=printed, stderr=errors)
     return Child(process, printed, errors)
+
+
+def question(configs: Sequence[TrainConfig], slots: Slots | None) -> dict[str, Any]:
+    """What the child reads. That a teacher's function is trusted is no part of a configuration's values."""
+    here = [values_of(_for_this_machine(config, slots)) for config in configs]
+    return {"timed": slots is not None, "trusted": any(config.trust_factory for config in configs), "configs": here}
 
 
 def _for_this_machine(config: TrainConfig, slots: Slots | None) -> TrainConfig:
@@ -156,7 +161,8 @@ def main() -> None:
     answers: list[dict[str, Any]] = []
     for values in asked["configs"]:
         try:
-            answers.append(asdict(forecast(from_record(OmegaConf.create(values)).config, asked["timed"])))
+            config = replace(from_record(OmegaConf.create(values)).config, trust_factory=asked["trusted"])
+            answers.append(asdict(forecast(config, asked["timed"])))
         except UserError as error:
             answers.append({"error": error.args, "exit_code": error.exit_code})
             break

@@ -33,6 +33,7 @@ class LocalJob:
     folder: Path
     arguments: list[str]
     epochs: int | None  # None with a budget
+    expected: float  # seconds, or any measure of how long it takes beside the others
     threads: int | None
     tracebacks: bool
     process: subprocess.Popen[str] | None = None
@@ -89,7 +90,7 @@ class Crew:
         self.running: list[LocalJob] = []
         self.slots = slots
         self.after_job = after_job
-        self.view = View([LiveJob(job.folder, job.epochs) for job in jobs], Console())
+        self.view = View([LiveJob(job.folder, job.epochs, job.expected) for job in jobs], Console())
 
     def run(self, stop: Callable[[], int], stop_on_failure: bool) -> None:
         """Until all have ended, `stop` is true, or one fails and `stop_on_failure` is set."""
@@ -140,6 +141,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self) -> None:
         self.after_job: Callable[[], None] = lambda: None
+        self.expected: dict[str, float] = {}  # seconds of each job by its name, as far as they are known
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         del task_function  # the jobs are processes: they find it themselves
@@ -169,7 +171,9 @@ class LocalLauncher(Launcher):
             raise ConfigError("hydra/launcher=local needs hydra/sweeper=grid or optuna, which name the run folders")
         epochs = composed.epochs if composed.budget is None else None
         words = [*self.config_dir(), *overrides]
-        return LocalJob(Path(composed.run_dir), words, epochs, composed.device.threads, self.tracebacks)
+        folder = Path(composed.run_dir)
+        expected = self.expected.get(folder.name, 1.0)
+        return LocalJob(folder, words, epochs, expected, composed.device.threads, self.tracebacks)
 
     def config_dir(self) -> list[str]:
         """The user's own --config-dir, for the jobs."""

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,27 +19,33 @@ from mobilenet_train.sweeps.folder import read_manifest, write_manifest
 from mobilenet_train.sweeps.papers import paper_table
 from mobilenet_train.sweeps.rows import Row, read_rows
 
+if TYPE_CHECKING:
+    from mobilenet_train.deploy.bench import Row as Timed
+
 Cells = tuple[list[str], list[list[str]]]  # header, rows
 
 
-def write(folder: Path, figure: bool = True) -> None:
-    """Rewrites sweep.csv, sweep.md and pareto.png of a sweep from what is in its run folders."""
+def write(folder: Path, figure: bool = True, timings: "Sequence[Timed]" = ()) -> None:
+    """Rewrites sweep.csv, sweep.md and pareto.png of a sweep from what is in its run folders, see `write_to`."""
     if not (folder / "sweep.json").exists():
         write_manifest(folder, read_manifest(folder))
     with (folder / "sweep.json").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # jobs on several machines may end together
-        write_to(folder, [folder], figure)
+        write_to(folder, [folder], figure, timings)
 
 
-def write_to(target: Path, folders: Sequence[Path], figure: bool = True) -> None:
-    """Writes the report of one or several sweeps into `target`, made if need be. Raises RunError if it cannot."""
+def write_to(target: Path, folders: Sequence[Path], figure: bool = True, timings: "Sequence[Timed]" = ()) -> None:
+    """Writes the report of one or several sweeps into `target`, made if need be. Raises RunError if it cannot.
+
+    timings: of mnet-bench, which pareto.png shows too.
+    """
     rows = read_rows(folders)
     with writing(target):
         target.mkdir(parents=True, exist_ok=True)
     write_text(target / "sweep.csv", as_csv(rows))
     write_text(target / "sweep.md", as_markdown(rows, folders))
     if figure and any(row.top1 for row in rows):
-        draw_pareto(rows, target / "pareto.png", title=", ".join(folder.name for folder in folders))
+        draw_pareto(rows, target / "pareto.png", ", ".join(folder.name for folder in folders), timings)
 
 
 def show(folders: Sequence[Path], console: Console) -> None:

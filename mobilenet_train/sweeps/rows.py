@@ -29,6 +29,7 @@ class Run:
     multiply_adds: int | None
     images_per_second: float | None
     seconds: float | None  # of training
+    machine: str | None
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def read_run(folder: Path, job: Job) -> Run:
         multiply_adds=summary.get("multiply_adds"),
         images_per_second=summary.get("images_per_second"),
         seconds=summary.get("training_seconds"),
+        machine=summary.get("machine"),
     )
 
 

@@ -20,7 +20,7 @@ from mobilenet_train.config.explain import explain
 from mobilenet_train.config.overrides import as_typed, check_words
 from mobilenet_train.config.rules import check_sweep
 from mobilenet_train.config.schema import SWEEP_KEYS, TrainConfig
-from mobilenet_train.console import add_rows, say, title_of
+from mobilenet_train.console import add_rows, counted, say, title_of
 from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.runs import folder as run_folder
@@ -174,7 +174,7 @@ class Sweep:
         groups = {one.job.group: one.config for one in todo}
         if not groups:
             return {}
-        self.say(f"measuring {len(groups)} configurations ...")
+        self.say(f"measuring {counted(len(groups), 'configuration')} ...")
         return dict(zip(groups, forecast_all(list(groups.values()), slots), strict=True))
 
     def show_plan(self, planned: Sequence[Planned], forecasts: dict[str, Forecast], slots: Slots | None) -> None:
@@ -196,7 +196,7 @@ class Sweep:
             add_rows(table, [(one.job.label, ACTIONS.get(one.state, "resume"), *cells)])
         self.console.print(table)
         if slots is not None and forecasts:
-            at_once = f"{slots.count} at once, {slots.threads} threads each"
+            at_once = f"{slots.count} at once, {counted(slots.threads, 'thread')} each"
             about = report.duration(total / slots.count)
             self.say(f"about {about} if all of these start from scratch, {at_once}")
         self.say(f"sweep folder: {self.folder}")
@@ -206,6 +206,7 @@ class Sweep:
         longest_first = sorted(todo, key=lambda one: -(forecasts[one.job.group].seconds or 0.0))
         if isinstance(launcher, LocalLauncher):
             launcher.after_job = lambda: report.write(self.folder, figure=False)
+            launcher.expected = {one.job.name: forecasts[one.job.group].seconds or 1.0 for one in todo}
         try:
             if longest_first:
                 launcher.launch([one.overrides for one in longest_first], initial_job_idx=0)

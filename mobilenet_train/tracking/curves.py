@@ -1,38 +1,39 @@
 """curves.png: loss and accuracy over the epochs, side by side."""
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mobilenet_train.disk import replacing
+from mobilenet_train.figures import new_figure, plain_axes, save
 from mobilenet_train.results import EpochResult, Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {"train": "#8a8f98", "test": "#1f6fb4", "val": "#2a9d62", "EMA, test": "#d9722b"}
+LOOKS = {  # colour, line and marker: told apart without the colours too
+    "train": ("#8a8f98", "--", "s"),
+    "val": ("#2a9d62", "-.", "^"),
+    "test": ("#1f6fb4", "-", "o"),
+    "EMA, test": ("#d9722b", ":", "D"),
+}
+SPIKE = 3  # times what is usual
 Curves = dict[str, dict[int, float]]  # by epoch
 
 
-def draw_curves(history: Sequence[EpochResult], path: Path, title: str) -> None:
+def draw_curves(history: Sequence[EpochResult], path: Path, title: str, machine: str) -> None:
     """Draws a history of at least one epoch; replaces the image at `path` atomically."""
-    figure = curves_figure(history, title)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(curves_figure(history, title, machine), path)
 
 
-def curves_figure(history: Sequence[EpochResult], title: str) -> "Figure":
+def curves_figure(history: Sequence[EpochResult], title: str, machine: str) -> "Figure":
     """The curves of a history of at least one epoch, as a figure that pyplot does not know."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(figsize=(10, 4.2), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4.2, title, machine)
     left, right = figure.subplots(1, 2)
     _draw(left, losses(history), "loss per image", "{:.4f}")
+    _cut_spikes(left, losses(history))
     _draw(right, accuracies(history), "top-1 accuracy in %", "{:.2f} %")
-    figure.suptitle(title, fontsize=12)
     return figure
 
 
@@ -62,12 +63,40 @@ def _draw(axes: Any, curves: Curves, label: str, number: str) -> None:
 
     for name, by_epoch in curves.items():
         epochs, values = list(by_epoch), list(by_epoch.values())
-        legend, marker = f"{name}  {number.format(values[-1])}", "o" if len(epochs) <= 30 else None
-        axes.plot(epochs, values, label=legend, color=COLOURS[name], marker=marker, markersize=4, linewidth=1.6)
+        legend, every = f"{name}  {number.format(values[-1])}", -(-len(epochs) // 20)
+        colour, line, marker = LOOKS[name]
+        look = {"color": colour, "linestyle": line, "linewidth": 1.6, "marker": marker, "markersize": 4}
+        axes.plot(epochs, values, label=legend, markevery=every, **look)
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(color="#e4e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    plain_axes(axes)
+    axes.legend(frameon=False, handlelength=3)
+
+
+def _cut_spikes(axes: Any, curves: Curves) -> None:
+    """Ends the axis below losses that would flatten all others, and writes those at its edge."""
+    limit = usual_limit([list(by_epoch.values()) for by_epoch in curves.values()])
+    values = [value for by_epoch in curves.values() for value in by_epoch.values()]
+    shown = [value for value in values if value <= limit]
+    if not any(value > limit for value in values) or not shown:
+        return
+    height = max(shown) - min(shown)
+    top = max(shown) + 0.12 * height
+    axes.set_ylim(min(shown) - 0.05 * height, top)
+    for epoch in curves["train"]:
+        losses = {name: by_epoch.get(epoch, 0.0) for name, by_epoch in curves.items()}
+        beyond = [f"{name} {loss:.3g}" for name, loss in losses.items() if loss > limit]
+        if beyond:
+            axes.annotate("\n".join(beyond), (epoch, top), (5, -2), textcoords="offset points", va="top", fontsize=8)
+
+
+def usual_limit(curves: Sequence[Sequence[float]]) -> float:
+    """SPIKE times the largest running median of five epochs: one or two epochs alone do not move it."""
+    medians = [
+        median(near)
+        for values in curves
+        for at in range(len(values))
+        if (near := [value for value in values[max(0, at - 2) : at + 3] if isfinite(value)])
+    ]
+    return SPIKE * max(medians, default=float("inf"))

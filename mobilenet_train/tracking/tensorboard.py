@@ -1,4 +1,6 @@
-"""Event files for TensorBoard: scalars by optimiser update, hyperparameters and images, all in one run.
+"""Event files for TensorBoard: scalars by optimiser update, hyperparameters, the network and images, all in one run.
+
+They lie in the run folder itself, since TensorBoard calls a run by the folder that its files are in.
 
 Written record by record, without SummaryWriter: its thread reports a full disk by a traceback, and the names
 of its files do not sort by age when a run is resumed within a second.
@@ -6,18 +8,33 @@ of its files do not sort by age when a run is resumed within a second.
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mobilenet_train.disk import writing
-from mobilenet_train.results import EpochResult, Progress
+from mobilenet_train.results import EpochResult, Operation, Progress
 from mobilenet_train.tracking.description import RunDescription
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 EPOCH = "train/loss"  # a tag that every finished epoch has
+RATE = "train/learning_rate"
+LAYOUT = {  # of the tab Custom Scalars: category -> chart -> tags, as regular expressions
+    "accuracy and loss": {
+        "top-1 in %": ["Multiline", ["test/top1$", "train/top1$", "val/top1$", "test/top1_ema$"]],
+        "loss per image": ["Multiline", ["test/loss$", "train/loss$", "val/loss$"]],
+    },
+    "training": {
+        "learning rate": ["Multiline", [f"{RATE}$"]],
+        "images per second": ["Multiline", ["train/images_per_second$"]],
+        "loss of the last batch": ["Multiline", ["train/loss_batch$"]],
+    },
+}
 FILE_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
@@ -30,9 +47,11 @@ class TensorBoard:
 
     def __init__(self, description: RunDescription, step: int, history: Sequence[EpochResult]) -> None:
         """`history` is the list that its owner extends after each result: what was deleted is written again from it."""
-        self._folder = description.folder / "tensorboard"
+        earlier = description.folder / "tensorboard"  # where versions before 0.3 had them
+        self._folder = earlier if earlier.is_dir() else description.folder
         self._resumed_at = step
-        self._step = step
+        self._step = self._rate_step = step
+        self._card = description.card
         self._history = history
         self._experiment, self._start, self._end = _hparams(description)
         if step == 0 or self._lacks_epochs():
@@ -42,21 +61,20 @@ class TensorBoard:
 
     def _open(self, purge_from: int) -> None:
         with writing(self._folder):
-            self._folder.mkdir(exist_ok=True)
             self._file = EventFile(self._folder, purge_from)
 
     def _lacks_epochs(self) -> bool:
         """True if someone deleted files: points of the history are in none that is left."""
-        if not self._folder.exists():
-            return True
         written = {event.step for event in _events(self._folder) for value in event.summary.value if value.tag == EPOCH}
         return not written.issuperset(result.step for result in self._history)
 
     def _write_again(self) -> None:
         """All that is known of the run so far, in place of what the files have."""
+        from torch.utils.tensorboard.summary import custom_scalars, text
+
         self._open(purge_from=0)
-        self._add(self._experiment, step=0)
-        self._add(self._start, step=0)
+        for summary in (self._experiment, self._start, custom_scalars(LAYOUT), text("run", self._card)):
+            self._add(summary, step=0)
         for result in self._history:
             self._add_scalars(epoch_scalars(result), result.step, result.finished_at)
 
@@ -66,9 +84,13 @@ class TensorBoard:
         if not self._file.path.exists():
             self._write_again()
         if isinstance(event, Progress):
+            self._rate_step = event.step
             self._add_scalars(progress_scalars(event), event.step, time.time())
-        elif not self._known(event):
-            self._add_scalars(epoch_scalars(event), event.step, event.finished_at)
+        else:
+            known = self._written(event.step) if event.step == self._resumed_at else set()
+            known |= {RATE} if event.step == self._rate_step else set()
+            scalars = {tag: value for tag, value in epoch_scalars(event).items() if tag not in known}
+            self._add_scalars(scalars, event.step, event.finished_at)
 
     def record_images(self, images: "Tensor") -> None:
         """A grid of training images as the network sees them; a resumed run shows them already."""
@@ -77,6 +99,21 @@ class TensorBoard:
         if self._resumed_at == 0:
             self._add(image("train/images", images.cpu(), dataformats="NCHW"), step=0)
 
+    def record_graph(self, operations: Sequence[Operation]) -> None:
+        """The network, which a resumed run shows already."""
+        if self._resumed_at == 0:
+            with writing(self._folder):
+                self._file.add(wall_time=time.time(), graph_def=_graph(operations))
+
+    def record_figures(self, figures: Mapping[str, "Figure"]) -> None:
+        """Drawings of the network at this update, by tag."""
+        from torch.utils.tensorboard.summary import image
+
+        for tag, figure in figures.items():
+            figure.canvas.draw()
+            pixels = figure.canvas.buffer_rgba()  # type: ignore[attr-defined]
+            self._add(image(tag, np.asarray(pixels)[..., :3], dataformats="HWC"), self._step)
+
     def close(self, finished: bool) -> None:
         """Ends the session; HParams lists a run that is not `finished` as still running."""
         if finished:
@@ -84,19 +121,19 @@ class TensorBoard:
         with writing(self._folder):
             self._file.close()
 
-    def _known(self, result: EpochResult) -> bool:
-        """True if the run was killed between writing this result and saving a checkpoint that knows it.
+    def _written(self, step: int) -> set[str]:
+        """The tags that have a point at this update.
 
-        Its points then stay, if the checkpoint came after the epoch's last update and before its evaluation.
+        An epoch's have one already if the run was killed between writing its result and saving a checkpoint that knows
+        it. They stay, if the checkpoint came after the epoch's last update and before its evaluation.
         """
-        if result.step != self._resumed_at:
-            return False
-        known = False
+        tags: set[str] = set()
         for event in _events(self._folder):
-            taken_back = event.HasField("session_log") and event.step <= result.step
-            written = event.step == result.step and any(value.tag == EPOCH for value in event.summary.value)
-            known = (known or written) and not taken_back
-        return known
+            if event.HasField("session_log") and event.step <= step:
+                tags.clear()
+            if event.step == step:
+                tags.update(value.tag for value in event.summary.value)
+        return tags
 
     def _add_scalars(self, scalars: dict[str, float], step: int, wall_time: float) -> None:
         from torch.utils.tensorboard.summary import Summary
@@ -139,7 +176,7 @@ class EventFile:
 
 def progress_scalars(event: Progress) -> dict[str, float]:
     """The last batch's loss and the learning rate, by tag."""
-    return {"train/loss_batch": event.batch_loss, "train/learning_rate": event.learning_rate}
+    return {"train/loss_batch": event.batch_loss, RATE: event.learning_rate}
 
 
 def epoch_scalars(result: EpochResult) -> dict[str, float]:
@@ -147,8 +184,8 @@ def epoch_scalars(result: EpochResult) -> dict[str, float]:
     scalars = {
         "train/loss": result.train.loss,
         "train/top1": result.train.top1,
-        "run/learning_rate": result.learning_rate,
-        "run/images_per_second": result.images_per_second,
+        RATE: result.learning_rate,
+        "train/images_per_second": result.images_per_second,
     }
     if result.test:
         scalars |= {"test/loss": result.test.loss, "test/top1": result.test.top1}
@@ -157,7 +194,7 @@ def epoch_scalars(result: EpochResult) -> dict[str, float]:
     if result.val:
         scalars |= {"val/loss": result.val.loss, "val/top1": result.val.top1}
     if result.ema_test:
-        scalars["ema/test_top1"] = result.ema_test.top1
+        scalars["test/top1_ema"] = result.ema_test.top1
     return scalars
 
 
@@ -179,11 +216,29 @@ def _hparams(description: RunDescription) -> tuple[Any, Any, Any]:
     return experiment, start, end
 
 
+def _graph(operations: Sequence[Operation]) -> bytes:
+    """TensorFlow's format; the parts of a name that "/" separates are boxes within each other."""
+    from tensorboard.compat.proto.attr_value_pb2 import AttrValue
+    from tensorboard.compat.proto.graph_pb2 import GraphDef
+    from tensorboard.compat.proto.node_def_pb2 import NodeDef
+    from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+
+    def shape(sizes: Sequence[int]) -> AttrValue:
+        dims = [TensorShapeProto.Dim(size=size) for size in sizes]
+        return AttrValue(list=AttrValue.ListValue(shape=[TensorShapeProto(dim=dims)]))
+
+    nodes = [
+        NodeDef(name=one.name, op=one.kind, input=one.inputs, attr={"_output_shapes": shape(one.shape)})
+        for one in operations
+    ]
+    return GraphDef(node=nodes).SerializeToString()
+
+
 def _events(folder: Path) -> Iterator[Any]:
     """Every record in the run's event files, oldest first."""
     from tensorboard.backend.event_processing.event_file_loader import (
         EventFileLoader,
     )
 
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if FILE_NAME.match(path.name)):
         yield from EventFileLoader(str(path)).Load()

@@ -1,12 +1,12 @@
 """One stream of results in; train.log, metrics.csv, TensorBoard, the terminal, curves.png and callbacks out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mobilenet_train.results import EpochResult, EpochStarted, Event
+from mobilenet_train.results import EpochResult, EpochStarted, Event, Operation
 from mobilenet_train.tracking.callbacks import Callback, close
 from mobilenet_train.tracking.curves import draw_curves
 from mobilenet_train.tracking.description import RunDescription
@@ -16,6 +16,7 @@ from mobilenet_train.tracking.tensorboard import TensorBoard
 from mobilenet_train.tracking.terminal import Terminal
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 SECONDS_BETWEEN_DRAWINGS = 60
@@ -37,7 +38,7 @@ class Trackers:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         folder = description.folder
-        self._title = description.title
+        self._description = description
         self._curves = folder / "curves.png"
         self._drawn_at: float | None = None
         self._history = list(history)
@@ -66,6 +67,16 @@ class Trackers:
         if self._board:
             self._board.record_images(images)
 
+    def record_graph(self, operations: Sequence[Operation]) -> None:
+        """Shows the network."""
+        if self._board:
+            self._board.record_graph(operations)
+
+    def record_figures(self, figures: "Mapping[str, Figure]") -> None:
+        """Shows drawings of the network as it is now, by name."""
+        if self._board:
+            self._board.record_figures(figures)
+
     def close(self, finished: bool) -> None:
         """Ends the records; `finished` if the run came to its end and was not interrupted."""
         self._terminal.close(self._history, finished)  # first: it cannot fail, and gives the screen back
@@ -82,5 +93,5 @@ class Trackers:
         return self._drawn_at is None or time.monotonic() - self._drawn_at >= SECONDS_BETWEEN_DRAWINGS
 
     def _draw(self) -> None:
-        draw_curves(self._history, self._curves, self._title)
+        draw_curves(self._history, self._curves, self._description.title, self._description.machine)
         self._drawn_at = time.monotonic()

@@ -15,7 +15,7 @@ from mobilenet_train.training.schedule import Plan
 from mobilenet_train.training.state import TrainState, restored
 from mobilenet_train.training.step import train_update
 
-CLOSING_SECONDS = 2.0  # the last checkpoint, curves.png and summary.json
+CLOSING_SECONDS = 4.0  # the last checkpoint, curves.png, TensorBoard's figures and summary.json
 FEWEST_UPDATES = 20  # fewer are too short a sample of the pace, and not worth another plan
 MEASURED_UPDATES = 6  # on a copy of the state; the first two warm up
 

@@ -12,6 +12,8 @@ from mobilenet_train import foreach
 from mobilenet_train.config.schema import AdamConfig, MuonConfig, OptimConfig, RmspropConfig, SgdConfig
 from mobilenet_train.models import MobileNet
 
+SHORTEST = 1e-12  # of a matrix that has a direction
+
 
 def build_optimizer(
     model: nn.Module, config: OptimConfig, products: torch.dtype | None = None
@@ -22,7 +24,7 @@ def build_optimizer(
     """
     groups = parameter_groups(model, config)
     if isinstance(config, MuonConfig):
-        return Muon(groups, config.sgd_lr, config.sgd_momentum, config.momentum, products)
+        return Muon(groups, config.sgd_lr, config.sgd_momentum, config.momentum, config.newton_schulz_steps, products)
     if isinstance(config, SgdConfig):
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     if isinstance(config, RmspropConfig):
@@ -114,8 +116,8 @@ class Muon(SGD):
 
     A kernel (out, in, 1, 1) is a matrix; its update is the nearest matrix that turns all directions by the same
     amount. Batch-norm follows these kernels and takes out their length, so the length is held and the learning rate
-    is the length of an update as a share of it. torch.optim.Muon takes matrices only and always multiplies them in
-    bf16, which few CPUs have.
+    is the length of an update as a share of it. A kernel that starts at 0 has no length to hold, and is left to SGD.
+    torch.optim.Muon takes matrices only and always multiplies them in bf16, which few CPUs have.
     """
 
     def __init__(
@@ -124,52 +126,61 @@ class Muon(SGD):
         lr: float,
         sgd_momentum: float,
         momentum: float,
+        steps: int,
         products: torch.dtype | None,
     ) -> None:
         groups = [group | {"momentum": momentum if group["matrices"] else sgd_momentum} for group in groups]
         on_gpu = groups[0]["params"][0].is_cuda  # elsewhere the fused loop ends in other last bits
         super().__init__(groups, lr=lr, momentum=sgd_momentum, nesterov=True, foreach=not on_gpu, fused=on_gpu)
-        self.products = products
+        self.steps, self.products = steps, products
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: torch's own leaves out all attributes of a subclass."""
-        return super().__getstate__() | {"products": self.products}
+        return super().__getstate__() | {"steps": self.steps, "products": self.products}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update from the gradients; a closure is not supported. Matrices' gradients are None afterwards."""
         assert closure is None
         for group in self.param_groups:
-            kernels = [kernel for kernel in group["params"] if kernel.grad is not None] if group["matrices"] else []
+            kernels = [kernel for kernel in group["params"] if self._turns(kernel)] if group["matrices"] else []
             if kernels:
                 self._turn(kernels, [kernel.grad for kernel in kernels], group["lr"], group["momentum"])
             for kernel in kernels:
                 kernel.grad = None  # so that SGD leaves it alone
         super().step()
 
+    def _turns(self, kernel: Tensor) -> bool:
+        """Whether it has a gradient, and had a length at its first update: the one look at its values."""
+        if kernel.grad is None:
+            return False
+        if not self.state[kernel] and kernel.any():
+            self.state[kernel]["velocity"] = torch.zeros_like(kernel)
+            self.state[kernel]["length"] = kernel.norm()
+        return "length" in self.state[kernel]
+
     def _turn(
         self, kernels: list[Tensor], gradients: list[Tensor], learning_rate: float | Tensor, momentum: float
     ) -> None:
-        for kernel in kernels:
-            if not self.state[kernel]:
-                self.state[kernel]["velocity"] = torch.zeros_like(kernel)
-                self.state[kernel]["length"] = kernel.norm()
         velocities, lengths = ([self.state[kernel][name] for kernel in kernels] for name in ("velocity", "length"))
         foreach.mul_(velocities, momentum)
         foreach.add_(velocities, gradients)
         ahead = foreach.add(gradients, velocities, alpha=momentum)
-        turned = orthogonalised([matrix.flatten(1) for matrix in ahead], self.products or kernels[0].dtype)
+        products = self.products or kernels[0].dtype
+        turned = orthogonalised([matrix.flatten(1) for matrix in ahead], products, self.steps)
         directions = [direction.view_as(kernel) for direction, kernel in zip(turned, kernels, strict=True)]
         for tensors in (kernels, directions):
-            foreach.mul_(tensors, foreach.div(lengths, foreach.norm(tensors)))
+            norms = foreach.norm(tensors)
+            foreach.clamp_min_(norms, SHORTEST)  # a gradient of 0 has no direction, and moves nothing
+            foreach.mul_(tensors, foreach.div(lengths, norms))
         if isinstance(learning_rate, Tensor):  # on the device, for a CUDA graph
             foreach.sub_(kernels, foreach.mul(directions, learning_rate))
         else:
             foreach.sub_(kernels, directions, alpha=learning_rate)
 
 
-def orthogonalised(matrices: Sequence[Tensor], products: torch.dtype) -> list[Tensor]:
-    """The matrices (m, n) with their singular values brought near 1, multiplied in the type `products`.
+def orthogonalised(matrices: Sequence[Tensor], products: torch.dtype, steps: int = 5) -> list[Tensor]:
+    """The matrices (m, n) with their singular values brought near 1 in `steps`, multiplied in the type `products`.
 
     Those with equally many rows, once they lie, are one stack: the zeros that fill up their columns stay zeros and
     change no product. So a network's thirty kernels take six times as many operations as one, not thirty.
@@ -183,20 +194,21 @@ def orthogonalised(matrices: Sequence[Tensor], products: torch.dtype) -> list[Te
         stack = lying[0].new_zeros(len(numbers), rows, max(lying[n].shape[1] for n in numbers), dtype=products)
         places = [place[:, : lying[n].shape[1]] for n, place in zip(numbers, stack, strict=True)]
         foreach.copy_(places, [lying[n] for n in numbers])
-        for number, matrix in zip(numbers, newton_schulz(stack).to(lying[0].dtype), strict=True):
+        for number, matrix in zip(numbers, newton_schulz(stack, steps).to(lying[0].dtype), strict=True):
             found = matrix[:, : lying[number].shape[1]]
             turned[number] = found.T if lying[number] is not matrices[number] else found
     return turned
 
 
-def newton_schulz(stack: Tensor) -> Tensor:
-    """Five steps towards singular values of 1, of each matrix in a stack (B, m, n) with m <= n.
+def newton_schulz(stack: Tensor, steps: int) -> Tensor:
+    """So many steps towards singular values of 1, of each matrix in a stack (B, m, n) with m <= n.
 
-    The coefficients are Jordan's (https://kellerjordan.github.io/posts/muon): singular values end in about 0.7 to 1.2.
+    The coefficients are Jordan's (https://kellerjordan.github.io/posts/muon): after five steps singular values are in
+    about 0.7 to 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     stack = stack / (torch.linalg.matrix_norm(stack, keepdim=True) + 1e-7)
-    for _ in range(5):
+    for _ in range(steps):
         square = stack @ stack.mT
         stack = torch.baddbmm(stack, torch.baddbmm(square, square, square, beta=b, alpha=c), stack, beta=a)
     return stack

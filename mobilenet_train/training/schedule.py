@@ -8,6 +8,7 @@ from torch import Tensor
 from mobilenet_train.config.schema import ProgressiveConfig, ScheduleConfig, TrainConfig
 from mobilenet_train.errors import ConfigError
 from mobilenet_train.runtime import Runtime
+from mobilenet_train.training.teacher import Teacher
 
 
 def learning_rate(update: int, total: int, updates_per_epoch: float, peak: float, schedule: ScheduleConfig) -> float:
@@ -65,6 +66,7 @@ class Plan:
     divisor: int
     class_weights: Tensor | None = None
     schedule_from: int = 0  # the update at which the schedule starts, above 0 after resume_schedule=restart
+    teacher: Teacher | None = None
 
     def epochs(self, updates: int) -> int:
         """Epochs started in so many updates, the last one perhaps cut short by max_updates or a budget."""
@@ -83,6 +85,11 @@ class Plan:
         """The scheduled learning rate of an update in a run of `updates`; the schedule starts at `schedule_from`."""
         optim, start = self.config.optim, self.schedule_from
         return learning_rate(update - start, updates - start, self.updates_per_epoch, optim.lr, optim.schedule)
+
+    def weight_decay(self, update: int, updates: int) -> float:
+        """That of an update in a run of `updates`, for the weights that have any."""
+        optim, start = self.config.optim, self.schedule_from
+        return optim.weight_decay * (1 - (1 - optim.weight_decay_final) * (update - start) / max(1, updates - start))
 
     def resolution(self, update: int, updates: int) -> int:
         """The pixels that the network sees in an update of a run of `updates`."""

@@ -12,6 +12,7 @@ from mobilenet_train.seeding import STEP, key
 from mobilenet_train.training.optimizer import penalised_weights
 from mobilenet_train.training.schedule import Plan
 from mobilenet_train.training.state import TrainState
+from mobilenet_train.training.teacher import distilled
 
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # the values of device.compile that use them
 
@@ -23,8 +24,10 @@ def train_update(state: TrainState, batches: Sequence[Batch], plan: Plan) -> Non
     """
     config, ranks = plan.config, plan.runtime.ranks
     for group in state.optimizer.param_groups:
-        share = group.get("rate_share", 1.0) if state.epoch >= group.get("frozen_epochs", 0) else 0.0
-        group["lr"] = learning_rate_of(state, plan, state.step) * share
+        rate_share = group.get("rate_share", 1.0) if state.epoch >= group.get("frozen_epochs", 0) else 0.0
+        group["lr"] = learning_rate_of(state, plan, state.step) * rate_share
+        if config.optim.weight_decay_final < 1 and group["weight_decay"] > 0:
+            group["weight_decay"] = plan.weight_decay(state.step, state.updates)
     seed_dropout(state, config.seed, 0)
     if state.graphs:
         measured = state.graphs.run(lambda batch: move_weights(state, [batch], plan), *batches)
@@ -59,6 +62,8 @@ def move_weights(state: TrainState, batches: Sequence[Batch], plan: Plan) -> Ten
                 logits = network(images)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = training_loss(logits, labels, config.label_smoothing, plan.class_weights)
+            if plan.teacher is not None:
+                loss = distilled(loss, logits, plan.teacher.logits(images, runtime), config.distill)
             weight = share * ranks.size / len(batches)  # the exchange takes the mean over ranks
             state.scaler.scale(weight * (loss + l1_penalty(state.model, config.optim.l1))).backward()
         measured.append(measure(logits.detach(), loss.detach(), labels, share, runtime.sum_dtype))

@@ -115,7 +115,7 @@ def attack(words: Sequence[str], kills: int, folder: Path, seed: int) -> Outcome
 
 def records(run: Path) -> dict[str, Any]:
     """All that a run leaves but its times."""
-    if (run / "tensorboard").exists():
+    if list(run.glob("events.*")):
         return everything(run)
     files = {"metrics.csv": rows(run), "train.log": log_lines(run)}
     return {"last": weights(run), "best": weights(run, "best.pt"), **files}

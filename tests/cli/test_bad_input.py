@@ -56,7 +56,7 @@ CASES: list[tuple[str, int, list[str]]] = [
         ],
     ),
     ("optim=sdg", 2, ["optim=sdg", "adam, adamw, muon, rmsprop, sgd", "did you mean 'sgd'?"]),
-    ("augment=stronger", 2, ["augment=strong", "basic, none, shift"]),
+    ("augment=stronger", 2, ["augment=strong", "light, none, shift"]),
     ("device=gpu", 2, ["device=gpu", "auto, cpu, cuda", "did you mean 'cuda'?"]),
     ("experiment=nope", 2, ["experiment=nope", "tutorial"]),
     ("recipe=nope", 2, ["recipe=nope", "cifar10_v3_large_sgd"]),
@@ -256,6 +256,11 @@ RULES: list[tuple[str, str, Any, str]] = [
     ("model=v3_small", "model.kernel", 4, "paper, 3 or 5"),
     ("model=v1 model.separable=false", "model.squeeze_excite", True, "true only with model.separable=true"),
     ("", "model.squeeze_excite", -1, "true or false"),
+    ("distill.teacher=x", "distill.weight", 0, "a number above 0, at most 1"),
+    ("distill.teacher=x", "distill.temperature", 0, "a number above 0, at most 100"),
+    ("", "optim.weight_decay_final", 1.5, "a number from 0 to 1"),
+    ("optim=muon", "optim.newton_schulz_steps", 0, "a whole number from 1 to 20"),
+    ("", "model.depthwise_init", "paper", "torchvision or timm"),
     ("", "model.wide_head", 2, "true or false"),
     ("", "dataset.download", 3, "true or false"),
     ("", "augment.flip", -1, "true or false"),
@@ -282,7 +287,7 @@ RULES: list[tuple[str, str, Any, str]] = [
 ANYTHING_GOES = {
     *("model.name", "model.args", "dataset.name", "dataset.args", "dataset.cache_dir", "dataset.train"),
     *("dataset.test", "dataset.class_names", "dataset.root", "augment.name", "optim.name", "outputs", "run_dir"),
-    *("resume", "max_steps"),
+    *("resume", "max_steps", "distill.teacher"),
 }
 
 

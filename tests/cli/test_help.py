@@ -217,6 +217,16 @@ def test_cifar10_begins_with_muon_unless_another_optimiser_is_named() -> None:
     assert configure("dataset=digits").optim.name == "sgd"
 
 
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [("epochs=10", "light"), ("epochs=11", "standard"), ("epochs=41", "strong"), ("epochs=5 budget=9m", "standard")],
+)
+def test_photographs_are_augmented_by_the_length_of_the_run_unless_a_choice_is_named(words: str, chosen: str) -> None:
+    of_length = configure("experiment=imagenette", *words.split())
+    assert of_length.augment == configure("experiment=imagenette", *words.split(), f"augment={chosen}").augment
+    assert configure("experiment=imagenette", *words.split(), "augment=basic", "augment.mixup=0.3").augment.mixup == 0.3
+
+
 def test_digits_are_not_mirrored_unless_asked_for() -> None:
     assert configure("dataset=digits").augment.flip is False
     assert configure("dataset=digits", "augment=basic").augment.flip is True
@@ -291,9 +301,10 @@ def test_every_leaf_of_the_configuration_has_a_value_by_default() -> None:
 # Every key there is, whichever choice it belongs to. Adding one is a decision: document it, then add it here.
 KEYS = """
 augment balance batch_size budget checkpoint.every_minutes dataset device dry_run early_stop.patience ema.decay epochs
-eval.batch_size eval.every_epochs eval.resolution experiment label_smoothing log_every max_steps max_updates model
-on_failure optim outputs preview progressive.full_from progressive.start recover.attempts recover.factor resume
-resume_from resume_schedule run_dir seed slots sweep tensorboard tracker trust_factory variant
+distill.teacher distill.temperature distill.weight eval.batch_size eval.every_epochs eval.resolution experiment
+label_smoothing log_every max_steps max_updates model on_failure optim outputs preview progressive.full_from
+progressive.start recover.attempts recover.factor resume resume_from resume_schedule run_dir seed slots sweep
+tensorboard tracker trust_factory variant
 augment.brightness augment.contrast augment.crop_padding augment.cutmix augment.cutout augment.erasing augment.flip
 augment.magnitude augment.mixup augment.name augment.operations augment.resized_crop augment.saturation
 dataset.args dataset.cache dataset.cache_dir dataset.class_names dataset.classes dataset.components dataset.crop_ratio
@@ -302,13 +313,13 @@ dataset.on_bad_image dataset.resolution dataset.root dataset.std dataset.store_s
 dataset.train dataset.split dataset.split_seed dataset.train_fraction dataset.val_fraction dataset.workers
 device.channels_last device.compile device.cuda_graph device.deterministic device.name device.precision
 device.sync_batch_norm device.threads
-model.activation model.args model.batch_norm model.depth_multiplier model.dropout model.factory model.freeze
-model.in_channels model.kernel model.name model.norm_eps model.norm_momentum model.padding model.separable
-model.squeeze_excite model.stride_plan model.weights model.wide_head model.width_mult
+model.activation model.args model.batch_norm model.depth_multiplier model.depthwise_init model.dropout
+model.factory model.freeze model.in_channels model.kernel model.name model.norm_eps model.norm_momentum
+model.padding model.separable model.squeeze_excite model.stride_plan model.weights model.wide_head model.width_mult
 optim.accumulate optim.alpha optim.backbone_lr optim.betas optim.clip_norm optim.decay_depthwise
 optim.decay_norm_and_bias optim.eps optim.frozen_epochs optim.l1 optim.lr optim.momentum optim.name optim.nesterov
-optim.schedule.decay optim.schedule.every_epochs optim.schedule.factor optim.schedule.final optim.schedule.warmup
-optim.sgd_lr optim.sgd_momentum optim.weight_decay
+optim.newton_schulz_steps optim.schedule.decay optim.schedule.every_epochs optim.schedule.factor optim.schedule.final
+optim.schedule.warmup optim.sgd_lr optim.sgd_momentum optim.weight_decay optim.weight_decay_final
 """
 
 

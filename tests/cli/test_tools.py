@@ -12,6 +12,7 @@ import pytest
 from mobilenet_train import __version__
 from mobilenet_train.cli import report
 from mobilenet_train.errors import RunError
+from mobilenet_train.sweeps import figures as sweep_figures
 from tests.sweeps.made import RUNS, make_sweep
 from tests.tools import tool
 
@@ -116,13 +117,32 @@ def test_mnet_report_compares_two_sweeps_seed_by_seed(tmp_path: Path, tool: Tool
 def test_mnet_report_diff_shows_what_differs(tmp_path: Path, tool: Tool, capsys: Capture) -> None:
     folder = make_sweep(tmp_path / "s", {(0.1, 0): 60.0, (0.25, 0): 61.0})
     a, b = (next(folder.glob(f"width_mult-{width}_*")) for width in (0.1, 0.25))
-    assert tool("mnet-report", "diff", a, b) == 0
-    assert "model.width_mult" in capsys.readouterr().out
+    assert tool("mnet-report", "diff", a, b, a) == 0
+    shown = capsys.readouterr().out
+    assert "model.width_mult  0.1" in shown
+    assert "test top-1 in %   60" in shown
+    assert "parameters" not in shown
+    assert tool("mnet-report", "diff", a, b, "--all") == 0
+    assert "result: parameters" in capsys.readouterr().out
     assert tool("mnet-report", "diff", a, b, "--json") == 0
     found = {row["key"]: (row[str(a)], row[str(b)]) for row in json.loads(capsys.readouterr().out)}
     assert found["model.width_mult"] == (0.1, 0.25)
     assert found["result: final.test.top1"] == (60.0, 61.0)
     assert found["result: parameters"] == (100_000, 250_000)
+
+
+def test_mnet_report_draws_latencies_that_mnet_bench_measured(
+    tmp_path: Path, tool: Tool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table, panels = make_sweep(tmp_path / "s", {(0.1, 0): 60.0, (0.25, 0): 61.0}), tmp_path / "phone.csv", []
+    monkeypatch.setattr(sweep_figures, "save", lambda figure, _: panels.append([a.get_xlabel() for a in figure.axes]))
+    columns = "model,width,resolution,batch,threads,runtime,median_ms,p95_ms,calls,images_per_second,machine\n"
+    table.write_text(columns + "v3_small,0.25,32,1,1,onnx,4.0,5,10,250,a phone\n")
+    assert tool("mnet-report", folder, "--measured", table) == 0
+    assert panels[0][2] == "latency of one image, ms\nonnx, a phone"
+    table.write_text(columns + "v1,0.25,32,1,1,onnx,4.0,5,10,250,a phone\n")
+    assert tool("mnet-report", folder, "--measured", table) == 1
+    assert "has no latency of the networks of this sweep" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

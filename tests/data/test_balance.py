@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mobilenet_train.data.balance import balanced_order, class_weights
+from mobilenet_train.data.balance import balanced_order, class_weights, places_of_draws
 from mobilenet_train.training.step import training_loss
-from tests.data.images_for_tests import NOTHING, numbered, train_batches
+from tests.data.images_for_tests import CROP_AND_FLIP, NOTHING, numbered, train_batches
 
 UNEVEN = torch.tensor([0] * 70 + [1] * 25 + [2] * 5)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
 
@@ -47,6 +47,19 @@ def test_the_order_is_of_seed_and_epoch_and_shows_all_of_a_large_class_in_time()
     assert not torch.equal(first, balanced_order(UNEVEN, seed=2, epoch=4))
     seen = torch.cat([balanced_order(UNEVEN, seed=1, epoch=epoch) for epoch in range(12)])
     assert len(seen.unique()) == 100
+
+
+def test_an_image_that_comes_again_is_augmented_anew_and_the_first_time_as_always() -> None:
+    order = torch.tensor([3, 1, 3, 0, 1, 3])
+    assert places_of_draws(order).tolist() == [3, 1, 4, 0, 2, 5]
+    split = numbered(24)
+    split.images[:] = split.images[0]
+    split.labels[:] = torch.tensor([0] * 23 + [1])
+    balanced = train_batches(split, CROP_AND_FLIP, size=24, balanced=True)
+    ((images, labels),) = balanced.epoch(0)
+    rare = images[labels == 1]
+    assert len(rare) == 12
+    assert len(rare.flatten(1).unique(dim=0)) > 6
 
 
 @pytest.mark.parametrize("start", [0, 3])

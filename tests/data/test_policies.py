@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as v2
 
 from mobilenet_train.config.schema import AugmentConfig
 from mobilenet_train.data import operations, policies
+from mobilenet_train.data.augment import resize
 from tests.data.images_for_tests import NOTHING, numbered
 
 EVERYTHING = replace(
@@ -67,6 +69,20 @@ def test_a_crop_on_whole_pixels_without_resizing_is_the_window() -> None:
     boxes = torch.tensor([[2, 5, 8, 8], [0, 8, 8, 8]]) / 16
     expected = torch.stack([images[0, :, 2:10, 5:13], images[1, :, 0:8, 8:16]])
     torch.testing.assert_close(policies.resized_crop(images, boxes, 8), expected, atol=1e-3, rtol=0)
+
+
+def test_a_crop_that_shrinks_is_antialiased_as_evaluation_is() -> None:
+    images, whole = planes(3, 32), torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(3, 1)
+    torch.testing.assert_close(policies.resized_crop(images, whole, 12), resize(images, 12), atol=0.01, rtol=0)
+    half = torch.tensor([[0.0, 0.5, 1.0, 0.5]]).repeat(3, 1)
+    inner = policies.resized_crop(images, half, 12)[..., 2:]  # at its border we see beyond the crop
+    alone = F.interpolate(images[..., 16:], (12, 12), mode="bilinear", antialias=True)[..., 2:]
+    torch.testing.assert_close(inner, alone, atol=0.01, rtol=0)
+
+
+def test_a_crop_that_hardly_shrinks_reads_single_places_as_it_always_has() -> None:
+    assert not policies.shrinks(side=146, resolution=128)
+    assert policies.shrinks(side=146, resolution=96)
 
 
 def test_an_enlarged_crop_is_torchvisions() -> None:

@@ -211,7 +211,7 @@ def test_a_phones_table_is_planned_with_and_nothing_is_timed(
     plan = ("mnet-plan", "--measured", tmp_path / "phone.csv")
     assert tool(*plan, "--budget-ms", 8, "--all") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("a phone, measured before: ")
+    assert shown.startswith("a phone, onnx, measured before: ")
     assert "not published" in shown
     assert "by a measurement of 4.00 ms" in shown
     assert "model=v2 model.width_mult=1 model.weights=torchvision dataset=folder" in shown
@@ -235,7 +235,7 @@ def test_a_table_that_cannot_be_planned_with_is_refused(
     plan = ("mnet-plan", "--budget-ms", 8, "--measured", phone)
     phone.write_text(TABLE + "v2,1.0,224,1,1,onnx-int8,9.0,25,10,50,a phone\n")
     assert tool(*plan) == 1
-    assert "v2 1 at 224 twice (onnx with 1 threads, onnx-int8 with 1 threads)" in capsys.readouterr().err
+    assert "v2 1 at 224 twice (onnx with 1 thread, onnx-int8 with 1 thread)" in capsys.readouterr().err
     phone.write_text(TABLE)
     assert tool(*plan, "--model", "v1") == 1
     assert "no row with batch 1" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The same samples, gradients, losses and scores at any number of ranks."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mobilenet_train.config.schema import DistillConfig
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.models import Cost
+from mobilenet_train.models.build import build_model
 from mobilenet_train.ranks import Ranks
 from mobilenet_train.results import Score
 from mobilenet_train.runs import build
 from mobilenet_train.runs.build import RunParts, build_run
 from mobilenet_train.training.evaluation import evaluate
 from mobilenet_train.training.step import train_update
+from mobilenet_train.training.teacher import Teacher
 from tests.conftest import configure
 from tests.small_cifar10 import accept_small
 
@@ -53,7 +57,9 @@ def train_in_float64() -> dict[str, Any]:
     torch.set_default_dtype(torch.float64)
     build.cost_of = lambda *_: Cost(0, 0)  # which would refuse the network: float64 is for this test alone
     parts = prepare("optim.accumulate=2", "epochs=20", "label_smoothing=0.1")
-    state, plan = parts.state, parts.plan
+    config = replace(parts.config, distill=DistillConfig(teacher="", weight=0.5, temperature=2.0))
+    teacher = Teacher(build_model(replace(config, seed=1), 10).eval(), digest="", about="", custom=True)
+    state, plan = parts.state, replace(parts.plan, config=config, teacher=teacher)
     for module in state.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -77,7 +83,7 @@ def train_in_float64() -> dict[str, Any]:
 @pytest.mark.real_data
 @pytest.mark.usefixtures("photographs")
 def test_1_2_and_3_ranks_see_the_same_samples_and_take_the_same_steps(start: Start) -> None:
-    """With accumulation, clipping, dropout, label smoothing and shares of 5, 5 and 6 images."""
+    """With accumulation, clipping, dropout, label smoothing, a teacher and shares of 5, 5 and 6 images."""
     (alone,) = start(1, train_in_float64).results()
     assert len(alone["losses"]) >= STEPS
     for size in (2, 3):

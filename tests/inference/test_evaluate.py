@@ -211,7 +211,7 @@ def test_the_report_is_scikit_learns_even_where_two_classes_have_one_name() -> N
 def test_confusions_count_true_by_predicted_and_the_worst_mistake_comes_first() -> None:
     logits = torch.tensor([[9.0, 0, 0], [0, 1, 0], [0, 5, 0], [0, 0, 2]])
     found = evaluated(logits, [0, 0, 2, 1])
-    assert evaluate.confusion_matrix(found, 3).tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
+    assert found.confusions.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
     assert evaluate.worst_mistakes(found, 2).tolist() == [2, 3]
     perfect = replace(found, labels=torch.tensor([0, 1, 1, 2]))
     assert evaluate.worst_mistakes(perfect, 2).tolist() == []

@@ -149,6 +149,19 @@ def test_norm_and_dropout_options_reach_their_layers() -> None:
         assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.4]
 
 
+def test_timms_depthwise_kernels_start_larger_by_the_root_of_their_channels() -> None:
+    """timm counts the outputs of one group: 9 for a 3x3 kernel, where torchvision counts 9 x 512."""
+    stds = []
+    for rule in ("torchvision", "timm"):
+        torch.manual_seed(0)
+        model = mobilenet_v1(num_classes=2, resolution=32, depthwise_init=rule)
+        stds.append((model.features[8].depthwise[0].weight.std().item(), model.features[8].pointwise[0].weight.std()))
+    (torchvisions, pointwise), (timms, same) = stds
+    assert torchvisions == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.05)
+    assert timms == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+    assert pointwise == same
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("width", [0.01, 0.33, 1.1, 2.0, 3])
 def test_any_positive_width_builds_channels_in_multiples_of_8(name: str, width: float) -> None:

@@ -23,7 +23,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def test_the_run_folder_holds_everything(finished: Path) -> None:
     names = {str(path.relative_to(finished / "run")) for path in (finished / "run").rglob("*") if path.is_file()}
-    events = {name for name in names if name.startswith("tensorboard/events.out.tfevents.")}
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
     assert names - events == {
         "config.yaml",
@@ -64,7 +64,8 @@ def test_the_epoch_log_has_the_tutorials_lines_with_true_numbers(finished: Path)
 
 def test_a_pipe_gets_the_log_and_no_control_characters(finished: Path) -> None:
     printed = (finished / "stdout").read_text()
-    assert (finished / "run/train.log").read_text() in printed
+    lines = (finished / "run/train.log").read_text().splitlines()
+    assert [line for line in printed.splitlines() if line in lines] == lines
     assert "\x1b" not in printed
     assert "final map 1x1" in printed
     assert "warning: the last stage sees a 1x1 map" in printed
@@ -144,7 +145,7 @@ def test_max_updates_ends_in_the_middle_of_an_epoch_with_an_evaluation(forked: C
     assert forked(*RUN, "epochs=50", "max_updates=3", "tensorboard=false").returncode == 0
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["updates_done"], summary["epochs_done"]) == (3, 1)
-    assert not (tmp_path / "run/tensorboard").exists()
+    assert not list((tmp_path / "run").glob("events.*"))
 
 
 def test_a_budget_ends_a_run_on_time_with_its_rate_decayed(forked: Command, tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_budget_ends_a_run_on_time_with_its_rate_decayed(forked: Command, tmp_
     assert "budget 10s: " in done.stdout
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "finished"
-    assert 7 < summary["elapsed_seconds"] < 13
+    assert 5 < summary["elapsed_seconds"] < 13
     assert summary["updates_done"] > 10
     assert float(read_csv(tmp_path / "run/metrics.csv")[-1]["learning_rate"]) < 0.02  # of 0.1
 

@@ -49,7 +49,7 @@ def checkpoint(config: TrainConfig) -> dict[str, object]:
 
 def check(now: TrainConfig, weights_of: TrainConfig, listener: Listener = SILENT) -> None:
     refuse_known_test_images(
-        now.dataset, load(now.dataset).fingerprint, "outputs/RUN", checkpoint(weights_of), listener
+        now.dataset, load(now.dataset).fingerprint, "model.weights=outputs/RUN", checkpoint(weights_of), listener
     )
 
 
@@ -84,6 +84,8 @@ def test_weights_whose_images_are_gone_are_taken_with_a_warning(tmp_path: Path) 
     (tmp_path / "gone").rename(tmp_path / "elsewhere")
     reported: list[str] = []
     listener = Listener(lambda message, kind: reported.append(f"{kind}: {message}"), lambda *_: None, lambda: False)
-    refuse_known_test_images(there().dataset, load(there().dataset).fingerprint, "outputs/RUN", saved, listener)
+    refuse_known_test_images(
+        there().dataset, load(there().dataset).fingerprint, "model.weights=outputs/RUN", saved, listener
+    )
     assert len(reported) == 1
     assert reported[0].startswith("warning: whether model.weights=outputs/RUN was trained on test images")

@@ -76,7 +76,7 @@ def test_the_figure_is_small_enough_to_paste(tmp_path: Path) -> None:
     report.write(folder)
     assert (folder / "pareto.png").stat().st_size < 100_000
     with Image.open(folder / "pareto.png") as image:
-        assert image.size == (1210, 528)
+        assert image.size == (1100, 480)
 
 
 def test_programs_get_numbers_and_none_where_there_is_no_number(tmp_path: Path) -> None:
@@ -89,14 +89,19 @@ def test_programs_get_numbers_and_none_where_there_is_no_number(tmp_path: Path) 
     assert (second["final_top1"], second["final_top1_sd"], second["final_top1_ci95"]) == (61.0, None, None)
 
 
-def test_two_runs_differ_in_configuration_and_results(tmp_path: Path) -> None:
-    folder = make_sweep(tmp_path / "s", {(0.1, 0): 60.0, (0.25, 0): 61.0})
-    a, b = (next(folder.glob(f"width_mult-{width}_*")) for width in (0.1, 0.25))
-    found = differences(a, b)
-    assert found[0] == Difference("model.width_mult", 0.1, 0.25)
-    assert found[0].cells == ("model.width_mult", "0.1", "0.25")
-    assert ("result: final.test.top1", "60", "61") in [row.cells for row in found]
+def test_runs_differ_in_configuration_and_results(tmp_path: Path) -> None:
+    folder = make_sweep(tmp_path / "s", {(0.1, 0): 60.0, (0.25, 0): 61.0, (0.5, 0): 61.0})
+    found = differences([next(folder.glob(f"width_mult-{width}_*")) for width in (0.1, 0.25, 0.5)])
+    assert found[0] == Difference("model.width_mult", (0.1, 0.25, 0.5))
+    main = [row.cells for row in found if row.is_main]
+    assert main == [["model.width_mult", "0.1", "0.25", "0.5"], ["test top-1 in %", "60", "61", "61"]]
+    assert ["result: parameters", "100000", "250000", "500000"] in [row.cells for row in found]
     assert "result: status" not in {row.key for row in found}
+
+
+def test_a_difference_shows_times_and_sizes_in_units_that_people_read() -> None:
+    assert Difference("result: training_seconds", (60.2, 3700.0)).cells == ["training time", "0:01:00", "1:01:40"]
+    assert Difference("result: peak_memory_bytes", (2**20, None)).cells[1:] == ["1.0 MiB", "-"]
 
 
 def test_a_folder_without_a_list_of_jobs_is_not_a_sweep(tmp_path: Path) -> None:
@@ -111,6 +116,6 @@ def test_a_job_survives_being_written_down(tmp_path: Path) -> None:
 
 
 def test_programs_get_none_for_a_loss_that_is_not_finite() -> None:
-    diverged = Difference("result: final.test.loss", 0.5, float("nan"))
-    assert diverged.cells == ("result: final.test.loss", "0.5", "nan")
-    assert diverged.values == (0.5, None)
+    diverged = Difference("result: final.test.loss", (0.5, float("nan")))
+    assert diverged.cells == ["test loss", "0.5", "nan"]
+    assert diverged.values == [0.5, None]

@@ -226,7 +226,7 @@ def check_hparams(folder: Path) -> None:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
-    runs = {f"{path.name}/tensorboard" for path in job_folders(folder).values()}
+    runs = {path.name for path in job_folders(folder).values()}
     assert set(ask("runs")) == runs, "no sub-runs"
     kinds = {info["name"]: info["type"] for info in ask("plugin/hparams/experiment", experimentName="")["hparamInfos"]}
     assert kinds["seed"] == "DATA_TYPE_FLOAT64"

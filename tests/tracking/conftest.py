@@ -67,6 +67,8 @@ def description(tmp_path: Path) -> RunDescription:
     return RunDescription(
         folder=tmp_path,
         title="MobileNetV3-Small on CIFAR-10",
+        machine="a CPU",
+        card="mnet-train model=v3_small",
         epochs=EPOCHS,
         updates_per_epoch=UPDATES_PER_EPOCH,
         updates=EPOCHS * UPDATES_PER_EPOCH,

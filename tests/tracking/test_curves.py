@@ -6,14 +6,14 @@ from PIL import Image
 from mobilenet_train.errors import RunError
 from mobilenet_train.results import EpochResult, Score
 from mobilenet_train.tracking import trackers as trackers_module
-from mobilenet_train.tracking.curves import accuracies, draw_curves, losses
+from mobilenet_train.tracking.curves import accuracies, curves_figure, draw_curves, losses
 from tests.tracking.conftest import Open, result
 
 
 @pytest.mark.parametrize("epochs", [1, 40])
 def test_the_curves_fit_a_page_and_are_not_empty(tmp_path: Path, epochs: int) -> None:
     path = tmp_path / "curves.png"
-    draw_curves([result(epoch) for epoch in range(epochs)], path, "a title")
+    draw_curves([result(epoch) for epoch in range(epochs)], path, "a title", "a machine")
     with Image.open(path) as image:
         assert 600 <= image.width <= 1200
         assert 300 <= image.height <= 600
@@ -25,7 +25,32 @@ def test_curves_that_cannot_be_written_are_named_with_the_reason(tmp_path: Path)
     path = tmp_path / "curves.png"
     path.mkdir()
     with pytest.raises(RunError, match=r"cannot write .*curves\.png: Is a directory"):
-        draw_curves([result(0)], path, "a title")
+        draw_curves([result(0)], path, "a title", "a machine")
+
+
+def spiked(at: int, loss: float) -> list[EpochResult]:
+    return [result(epoch, test=Score(loss if epoch == at else 2 - epoch / 10, 50.0)) for epoch in range(12)]
+
+
+@pytest.mark.parametrize("at", [0, 5, 11])
+def test_one_spike_of_the_loss_is_written_down_and_does_not_flatten_the_rest(at: int) -> None:
+    loss = curves_figure(spiked(at, 85.0), "a title", "a machine").axes[0]
+    assert 2 < loss.get_ylim()[1] < 3
+    assert [note.get_text() for note in loss.texts] == ["test 85"]
+
+
+def test_an_ordinary_loss_is_shown_whole() -> None:
+    loss = curves_figure(spiked(5, 4.0), "a title", "a machine").axes[0]
+    assert loss.get_ylim()[1] > 4
+    assert not loss.texts
+
+
+def test_curves_are_told_apart_without_colours() -> None:
+    full = [result(epoch, val=Score(1.0, 50.0), ema_test=Score(1.0, 51.0)) for epoch in range(3)]
+    figure = curves_figure(full, "a title", "a machine")
+    assert len({(line.get_linestyle(), line.get_marker()) for line in figure.axes[1].lines}) == 4
+    assert figure.get_suptitle() == "a title"
+    assert figure.get_supxlabel() == "a machine"
 
 
 def test_only_what_was_measured_is_drawn() -> None:
@@ -40,7 +65,7 @@ def test_curves_are_drawn_at_most_once_a_minute_and_always_at_the_end(
 ) -> None:
     drawn: list[int] = []
 
-    def note(history: list[EpochResult], path: Path, title: str) -> None:  # noqa: ARG001
+    def note(history: list[EpochResult], *_: object) -> None:
         drawn.append(len(history))
 
     monkeypatch.setattr(trackers_module, "draw_curves", note)

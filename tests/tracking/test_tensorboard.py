@@ -5,16 +5,21 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from mobilenet_train.results import EpochResult, EpochStarted, Event, Progress, Score
+from mobilenet_train.figures import new_figure
+from mobilenet_train.results import EpochResult, EpochStarted, Event, Operation, Progress, Score
 from tests.tracking.conftest import Open, epoch_events, progress, record_all, result
 
+NETWORK = [
+    Operation("images", "input", (), (2, 3, 8, 8)),
+    Operation("features/conv", "convolution", ("images",), (2, 4, 8, 8)),
+]
 BATCH_STEPS = [1, 2, 3, 4, 5, 6]
 EPOCH_STEPS = [2, 4, 6]
 
 
 def read(folder: Path) -> EventAccumulator:
     keep_all = {"scalars": 0, "images": 0, "tensors": 0}
-    return EventAccumulator(str(folder / "tensorboard"), size_guidance=keep_all).Reload()
+    return EventAccumulator(str(folder), size_guidance=keep_all).Reload()
 
 
 def steps(folder: Path) -> dict[str, list[int]]:
@@ -33,10 +38,9 @@ def test_every_number_has_a_tag_and_its_step_is_the_update(tmp_path: Path, open_
     record_all(trackers, epoch_events(0) + epoch_events(1) + epoch_events(2))
     assert_each_step_once(tmp_path)  # before close: a kill loses nothing
     assert set(steps(tmp_path)) == {
-        "run/learning_rate",
-        "run/images_per_second",
         "test/loss",
         "test/top1",
+        "train/images_per_second",
         "train/learning_rate",
         "train/loss",
         "train/loss_batch",
@@ -48,7 +52,7 @@ def test_every_number_has_a_tag_and_its_step_is_the_update(tmp_path: Path, open_
 def test_ema_val_and_top5_are_there_where_they_are_measured(tmp_path: Path, open_trackers: Open) -> None:
     more = {"test": Score(1.2, 57.58, 95.5), "val": Score(1.3, 56.0), "ema_test": Score(1.1, 60.0)}
     open_trackers(tensorboard=True).record(result(0, **more))
-    assert {"test/top5", "val/loss", "val/top1", "ema/test_top1"} <= set(steps(tmp_path))
+    assert {"test/top5", "val/loss", "val/top1", "test/top1_ema"} <= set(steps(tmp_path))
 
 
 def test_an_epoch_that_is_not_evaluated_has_no_test_points_and_is_not_missed(
@@ -112,7 +116,7 @@ def test_points_that_an_earlier_resume_took_back_are_written_again(tmp_path: Pat
 
 def test_a_record_torn_by_the_kill_hides_nothing(tmp_path: Path, open_trackers: Open) -> None:
     record_all(open_trackers(tensorboard=True), [*epoch_events(0), *epoch_events(1)[:2]])
-    (file,) = (tmp_path / "tensorboard").iterdir()
+    (file,) = tmp_path.glob("events.*")
     file.write_bytes(file.read_bytes()[:-7])
     record_all(open_trackers([result(0)], step=2, tensorboard=True), epoch_events(1) + epoch_events(2))
     assert_each_step_once(tmp_path)
@@ -122,7 +126,7 @@ def test_hyperparameters_are_in_the_run_itself(tmp_path: Path, open_trackers: Op
     trackers = open_trackers(tensorboard=True)
     record_all(trackers, epoch_events(0))
     trackers.close(finished=True)
-    assert all(path.is_file() for path in (tmp_path / "tensorboard").iterdir())
+    assert all(path.is_file() for path in tmp_path.iterdir()), "no sub-run"
     found = read(tmp_path).PluginTagToContent("hparams")
     assert set(found) == {
         "_hparams_/experiment",
@@ -138,6 +142,37 @@ def test_hyperparameters_are_in_the_run_itself(tmp_path: Path, open_trackers: Op
     assert values["nesterov"].string_value == "true"
 
 
+def test_the_learning_rate_has_a_point_an_epoch_where_none_was_logged_inside_it(
+    tmp_path: Path, open_trackers: Open
+) -> None:
+    trackers = open_trackers(tensorboard=True)
+    record_all(trackers, [result(0), progress(3), result(1)])
+    assert steps(tmp_path)["train/learning_rate"] == [2, 3, 4]
+
+
+def test_a_run_that_an_earlier_version_began_continues_in_its_folder(tmp_path: Path, open_trackers: Open) -> None:
+    record_all(open_trackers(tensorboard=True), epoch_events(0))
+    (tmp_path / "tensorboard").mkdir()
+    for path in tmp_path.glob("events.*"):
+        path.rename(tmp_path / "tensorboard" / path.name)
+    record_all(open_trackers([result(0)], step=2, tensorboard=True), epoch_events(1) + epoch_events(2))
+    assert not list(tmp_path.glob("events.*"))
+    assert_each_step_once(tmp_path / "tensorboard")
+
+
+def test_the_network_and_drawings_of_it_are_shown_once(tmp_path: Path, open_trackers: Open) -> None:
+    trackers = open_trackers(tensorboard=True)
+    trackers.record_graph(NETWORK)
+    record_all(trackers, epoch_events(0))
+    open_trackers([result(0)], step=2, tensorboard=True).record_graph([])
+    trackers.record_figures({"wrong/figure": new_figure(2, 1, "a title")})
+    board = read(tmp_path)
+    assert [node.name for node in board.Graph().node] == ["images", "features/conv"]
+    assert list(board.Graph().node[1].input) == ["images"]
+    (drawing,) = board.Images("wrong/figure")
+    assert (drawing.width, drawing.height, drawing.step) == (200, 100, 2)
+
+
 def test_training_images_are_one_grid(tmp_path: Path, open_trackers: Open) -> None:
     open_trackers(tensorboard=True).record_images(torch.rand(10, 3, 16, 16))
     (grid,) = read(tmp_path).Images("train/images")
@@ -148,4 +183,6 @@ def test_without_tensorboard_there_are_no_event_files(tmp_path: Path, open_track
     trackers = open_trackers()
     trackers.record_images(torch.rand(4, 3, 8, 8))
     record_all(trackers, epoch_events(0))
-    assert not (tmp_path / "tensorboard").exists()
+    trackers.record_graph(NETWORK)
+    trackers.record_figures({"wrong/figure": new_figure(1, 1, "")})
+    assert not list(tmp_path.glob("events.*"))

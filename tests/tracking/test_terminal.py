@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from mobilenet_train.results import Score
-from mobilenet_train.tracking import RunDescription, Trackers
-from mobilenet_train.tracking.terminal import summary_line
-from tests.tracking.conftest import EPOCHS, epoch_events, record_all, result
+from mobilenet_train.tracking import RunDescription, Trackers, terminal
+from mobilenet_train.tracking.terminal import Clock, progress_numbers, summary_line
+from tests.tracking.conftest import EPOCHS, epoch_events, progress, record_all, result
 
 
 def run_on(console: Console, description: RunDescription) -> None:
@@ -22,10 +22,25 @@ def run_on(console: Console, description: RunDescription) -> None:
     trackers.close(finished=True)
 
 
-def test_a_pipe_gets_exactly_the_lines_of_the_log(tmp_path: Path, description: RunDescription) -> None:
+def test_a_pipe_gets_the_lines_of_the_log_and_one_more_an_epoch(tmp_path: Path, description: RunDescription) -> None:
     console = Console(file=io.StringIO(), width=40)  # narrower than a line: nothing may wrap
     run_on(console, description)
-    assert console.file.getvalue() == (tmp_path / "train.log").read_text()
+    lines = console.file.getvalue().splitlines(keepends=True)
+    more = [line for line in lines if line.startswith("epoch ")]
+    assert "".join(line for line in lines if line not in more) == (tmp_path / "train.log").read_text()
+    assert more[0] == "epoch 0/3: 412 images/s, learning rate 0.1, run ends in 0:00:00\n"
+    assert len(more) == EPOCHS
+
+
+def test_the_time_left_is_that_of_the_run_at_the_pace_of_this_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    clock = Clock(step=2, updates=6)
+    now[0] = 110.0
+    clock.record(epoch_events(1)[0])  # what came before the first epoch does not count
+    now[0] = 120.0
+    clock.record(epoch_events(1)[1])
+    assert clock.rest == "run ends in 0:00:30"
 
 
 def test_a_terminal_gets_a_bar_and_one_line_an_epoch(description: RunDescription) -> None:
@@ -33,14 +48,27 @@ def test_a_terminal_gets_a_bar_and_one_line_an_epoch(description: RunDescription
     run_on(console, description)
     shown = console.file.getvalue()
     assert "loss 1.500  40.0%  400 img/s  lr 0.1" in shown
-    assert "0:00:00 left" in shown
+    assert "run ends in 0:00:00" in shown
     for epoch in range(EPOCHS):
-        assert shown.count(summary_line(result(epoch), EPOCHS)) == 1
+        assert shown.count(summary_line(result(epoch), EPOCHS, room=100)) == 1
     assert "accuracy_rate" not in shown
 
 
-def test_the_line_of_an_epoch_fits_a_usual_terminal() -> None:
-    assert len(summary_line(result(7, ema_test=Score(1.0, 60.0)), epochs=20)) <= 80
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_the_lines_fit_the_terminal_and_keep_what_matters_most(width: int) -> None:
+    full = result(7, ema_test=Score(1.0, 60.0), val=Score(1.0, 61.0))
+    line = summary_line(full, 20, width)
+    assert len(line) <= width
+    assert "test 1.218 64.58%" in line
+    numbers = progress_numbers(progress(3), "run ends in 0:12:03", width - 14)
+    assert len(numbers) <= width - 14
+    assert numbers.endswith("run ends in 0:12:03")
+
+
+def test_a_wide_terminal_gets_everything() -> None:
+    line = summary_line(result(7, ema_test=Score(1.0, 60.0), val=Score(1.0, 61.0)), 20, 200)
+    rest = "EMA 60.00%  val 61.00%  412 img/s  32 s"
+    assert line == f"epoch  7/20  train 1.581 42.22%  test 1.218 64.58%  {rest}"
 
 
 class Broken(io.StringIO):
@@ -83,7 +111,7 @@ from mobilenet_train.tracking import RunDescription, Trackers, trackers
 from mobilenet_train.results import EpochResult, EpochStarted, Score
 
 trackers.draw_curves = lambda *_: None
-tracker = Trackers(RunDescription(Path(sys.argv[1]), "", 3, 2, 6, {}, frozenset(), False, False), [], 0)
+tracker = Trackers(RunDescription(Path(sys.argv[1]), "", "", "", 3, 2, 6, {}, frozenset(), False, False), [], 0)
 scores = (Score(1.0, 50.0), Score(1.0, 50.0))
 for epoch in range(3):
     tracker.record(EpochStarted(epoch, 0, 0.0))

@@ -1,6 +1,6 @@
 """Optimisers: what they decay, and TensorFlow's RMSprop."""
 
-import copy
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -43,9 +43,9 @@ def test_tf_rmsprop_continues_bit_identically_as_a_copy_and_after_loading(way: s
         optimizer = TFRMSprop([weight], lr=0.1, alpha=0.9, eps=0.5, momentum=0.8)
         for update in range(6):
             if interrupted and update == 3 and way == "copied":
-                weight, optimizer = copy.deepcopy((weight, optimizer))
+                weight, optimizer = deepcopy((weight, optimizer))
             if interrupted and update == 3 and way == "loaded":
-                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+                optimizer.load_state_dict(deepcopy(optimizer.state_dict()))
             weight.grad = torch.tensor([update - 2.0, 1.5])
             optimizer.step()
         ends.append((weight, optimizer.state[weight]["square"], optimizer.state[weight]["velocity"]))
@@ -110,6 +110,16 @@ def test_orthogonalised_matrices_keep_their_directions_and_have_singular_values_
         assert turned.diagonal().max() < 1.25
 
 
+def test_muon_takes_as_many_steps_as_it_is_told() -> None:
+    (matrix, *_), values = random_matrices(), []
+    for steps in (1, 3):
+        (found,) = orthogonalised([matrix], torch.float64, steps)
+        values.append(torch.linalg.svdvals(found).min().item())
+    assert values[0] < values[1]
+    layer = torch.nn.Conv2d(16, 8, 1, bias=False)
+    assert build_optimizer(layer, configure("optim=muon", "optim.newton_schulz_steps=3").optim).steps == 3
+
+
 def test_a_matrix_comes_out_the_same_alone_and_beside_others() -> None:
     matrices = random_matrices()
     together = orthogonalised(matrices, torch.float64)
@@ -172,7 +182,7 @@ def test_muon_in_bf16_turns_nearly_the_same_way_and_so_does_a_copy_of_it() -> No
         layer = torch.nn.Conv2d(32, 16, 1, bias=False)
         before = layer.weight.detach().clone()
         optimizer = build_optimizer(layer, configure("optim=muon").optim, products)
-        optimizer = copy.deepcopy(optimizer) if copied else optimizer
+        optimizer = deepcopy(optimizer) if copied else optimizer
         (kernel,) = optimizer.param_groups[0]["params"]
         kernel.grad = torch.randn_like(kernel)
         optimizer.step()
@@ -186,13 +196,32 @@ def test_muon_in_bf16_turns_nearly_the_same_way_and_so_does_a_copy_of_it() -> No
 def test_muon_holds_the_length_of_a_kernel() -> None:
     layer = torch.nn.Conv2d(8, 4, 1, bias=False)
     length = layer.weight.norm().item()
-    optimizer = copy.deepcopy(build_optimizer(layer, configure("optim=muon").optim))  # as a budget's first updates do
+    optimizer = deepcopy(build_optimizer(layer, configure("optim=muon").optim))  # as a budget's first updates do
     layer.weight = optimizer.param_groups[0]["params"][0]
     for _ in range(30):
         layer(torch.ones(1, 8, 1, 1)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
     assert layer.weight.norm().item() == pytest.approx(length, rel=0.01)
+
+
+@pytest.mark.parametrize("zero", ["norm", "kernel"])
+def test_a_residual_branch_that_starts_at_zero_is_trained_by_muon(zero: str) -> None:
+    """Nothing reaches its kernels before its last norm has moved, so that their first gradients are 0."""
+    torch.manual_seed(0)
+    kernel, norm = torch.nn.Conv2d(4, 6, 1, bias=False), torch.nn.BatchNorm2d(6)
+    torch.nn.init.zeros_({"norm": norm, "kernel": kernel}[zero].weight)
+    branch = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1, bias=False), kernel, norm)
+    before, images = deepcopy(branch), torch.randn(8, 4, 3, 3)
+    optimizer = build_optimizer(branch, configure("optim=muon").optim)
+    for _ in range(4):
+        (images.mean(1, keepdim=True) + branch(images) - 1).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for moved, parameter in zip(branch.parameters(), before.parameters(), strict=True):
+        assert moved.isfinite().all()
+        assert not torch.equal(moved, parameter)
+    assert branch[0].weight.norm().item() == pytest.approx(before[0].weight.norm().item(), rel=0.05)
 
 
 def test_the_l1_penalty_is_on_convolutions_and_fully_connected_layers() -> None:

@@ -62,6 +62,17 @@ def test_the_first_update_uses_the_first_learning_rate_of_the_warmup() -> None:
     assert parts.state.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / (parts.plan.updates / 2))
 
 
+def test_weight_decay_falls_along_a_straight_line_where_there_is_any() -> None:
+    parts = build("optim.weight_decay=0.004", "optim.weight_decay_final=0.5")
+    batch, found = next(parts.batches.train.epoch(0)), []
+    for _ in range(3):
+        train_update(parts.state, [batch], parts.plan)
+        found.append([group["weight_decay"] for group in parts.state.optimizer.param_groups])
+    per_update = 0.002 / parts.plan.updates
+    assert [decayed for decayed, _ in found] == pytest.approx([0.004, 0.004 - per_update, 0.004 - 2 * per_update])
+    assert [spared for _, spared in found] == [0.0] * 3
+
+
 def test_the_l1_penalty_pulls_weights_to_zero_and_stays_out_of_the_loss() -> None:
     plain, penalised = build("optim.lr=0.001"), build("optim.lr=0.001", "optim.l1=0.1")
     batch = next(plain.batches.train.epoch(0))

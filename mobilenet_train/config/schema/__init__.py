@@ -37,7 +37,7 @@ from mobilenet_train.config.schema.optim import (
     ScheduleConfig,
     SgdConfig,
 )
-from mobilenet_train.config.schema.run import ProgressiveConfig, TrainConfig, budget_seconds
+from mobilenet_train.config.schema.run import DistillConfig, ProgressiveConfig, TrainConfig, budget_seconds
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "model": {
@@ -58,7 +58,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "indian_pines": IndianPinesConfig,
         "custom": CustomDatasetConfig,
     },
-    "augment": dict.fromkeys(("none", "basic", "shift", "standard", "strong"), AugmentConfig),
+    "augment": dict.fromkeys(("none", "basic", "shift", "light", "standard", "strong", "auto"), AugmentConfig),
     "optim": {"sgd": SgdConfig, "rmsprop": RmspropConfig, "adam": AdamConfig, "adamw": AdamConfig, "muon": MuonConfig},
     "device": {"auto": DeviceConfig, "cpu": DeviceConfig, "cuda": DeviceConfig},
 }

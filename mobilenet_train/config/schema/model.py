@@ -49,6 +49,10 @@ class NetworkConfig(ModelConfig):
         above=0,
         most=1,
     )
+    depthwise_init: str = one_of(
+        "variance of new depthwise kernels is 2 / fan-out: torchvision counts that of all groups, timm that of one",
+        *("torchvision", "timm"),
+    )
     weights: str | None = text(
         "start from these: a run folder, a checkpoint, a .pth, .safetensors or Keras .h5 file, torchvision or timm:NAME"
     )

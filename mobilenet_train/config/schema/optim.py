@@ -23,6 +23,9 @@ class OptimConfig(Section):
     name: str = text("the choice")
     lr: float = number("peak learning rate, for batches of 128", above=0, most=1000)
     weight_decay: float = number("L2, on the weights", least=0, most=10)
+    weight_decay_final: float = number(
+        "weight decay ends at this share of itself, along a straight line over the run; 1 = constant", least=0, most=1
+    )
     decay_norm_and_bias: bool = flag("also decay batch-norm's parameters and biases")
     decay_depthwise: bool = flag("also decay depthwise kernels")
     l1: float = number("penalty on the absolute weights", least=0, most=10)
@@ -73,6 +76,7 @@ class MuonConfig(OptimConfig):
     )
     weight_decay: float = number("L2, on the weights that SGD trains", least=0, most=10)
     momentum: float = number("of the pointwise kernels' updates", least=0, below=1)
+    newton_schulz_steps: int = whole("towards an update that turns all directions alike; 3 are faster", 1, 20)
     sgd_lr: float = number(
         "peak learning rate of all else, for batches of 128: depthwise kernels, norms, biases, classifier",
         above=0,

@@ -74,6 +74,20 @@ class ProgressiveConfig(Section):
     full_from: float = number("share of all updates after which dataset.resolution is reached", above=0, most=1)
 
 
+class DistillConfig(Section):
+    """Knowledge distillation: a trained network's outputs are learned besides the labels."""
+
+    teacher: str | None = text(
+        "learn the outputs of this network too: a run folder, a checkpoint, or torchvision:NAME; null = labels alone"
+    )
+    weight: float = number(
+        "share of the loss that is the distance to the teacher; the labels have the rest", above=0, most=1
+    )
+    temperature: float = number(
+        "what both networks' outputs are divided by before they are compared", above=0, most=100
+    )
+
+
 class CheckpointConfig(Section):
     """When the state is saved."""
 
@@ -129,12 +143,13 @@ class TrainConfig(Section):
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     progressive: ProgressiveConfig = field(default_factory=ProgressiveConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
     log_every: int = whole(
         "updates between points of the training loss (bar, log line, TensorBoard)", 1, typed_most=10**9, free=True
     )
-    tensorboard: bool = flag("write event files to RUN/tensorboard", free=True)
+    tensorboard: bool = flag("write event files for TensorBoard into the run folder", free=True)
     tracker: str | None = factory(
         "package.module:function, called with a description of the run; what it returns is called with every event",
         null=NULL,
@@ -154,7 +169,8 @@ class TrainConfig(Section):
         free=True,
     )
     trust_factory: bool = consent(
-        "with resume or run_dir: call the functions that the run's own model.factory, dataset.factory and tracker name"
+        "with resume or run_dir: call the functions that the run's own model.factory, dataset.factory and tracker "
+        "name; with distill.teacher: the teacher's model.factory"
     )
     dry_run: bool = flag("print the plan, the cost and the estimated time, then stop", free=True)
     preview: bool = flag(
@@ -178,6 +194,12 @@ class TrainConfig(Section):
     on_failure: str = one_of(
         "with -m: stop ends the whole sweep when a job fails", "continue", "stop", free=True, sweep=True
     )
+
+    @property
+    def title(self) -> str:
+        """Network and data set for people; one's own are known by the functions that make them."""
+        network, data = (getattr(part, "factory", part.name) for part in (self.model, self.dataset))
+        return f"{network} on {data}"
 
 
 def budget_seconds(budget: str) -> float:
