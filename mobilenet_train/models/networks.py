@@ -103,7 +103,6 @@ class MobileNet(nn.Module):
         features: Iterable[nn.Module],
         classifier: Iterable[nn.Module],
         stride_plan: StridePlan,
-        *,
         norm_eps: float,
         norm_momentum: float,
         depthwise_init: str,
@@ -159,26 +158,22 @@ def mobilenet_v1(
     depth_multiplier: outputs of a depthwise convolution per input channel, as in Keras.
     padding: of 3x3 convolutions at stride 2: "symmetric", or "tensorflow" as TensorFlow's `same` (see `TFConv2d`).
     squeeze_excite: SENet's squeeze-and-excite after every pointwise convolution.
-
     Raises ValueError for a value out of range.
     """
     _check_options(num_classes, width_mult, dropout, activation)
     _check_convolutions(separable, depth_multiplier, squeeze_excite)
-    nonlinearity = "relu6" if activation == "paper" else activation
     plan = plan_strides([STEM_STRIDE, *(stride for _, stride in V1)], resolution, stride_plan)
     block: Callable[..., nn.Module] = partial(ConvNormActivation, kernel=3)
     if separable:
         excitation = SENET_EXCITATION if squeeze_excite else None
         block = partial(DepthwiseSeparable, depth_multiplier=depth_multiplier, excitation=excitation)
-    shared: dict[str, Any] = {"activation": nonlinearity, "padding": padding}
+    shared: dict[str, Any] = {"activation": "relu6" if activation == "paper" else activation, "padding": padding}
     channels = [round_channels(width_mult * out) for out in (32, *(out for out, _ in V1))]
     stem = ConvNormActivation(in_channels, channels[0], 3, stride=plan.strides[0], **shared)
     pairs = zip(pairwise(channels), plan.strides[1:], strict=True)
     blocks = [block(*pair, stride=stride, **shared) for pair, stride in pairs]
     head = [nn.Dropout(dropout), nn.Linear(channels[-1], num_classes)]
-    return MobileNet(
-        [stem, *blocks], head, plan, norm_eps=norm_eps, norm_momentum=norm_momentum, depthwise_init=depthwise_init
-    )
+    return MobileNet([stem, *blocks], head, plan, norm_eps, norm_momentum, depthwise_init)
 
 
 def _check_convolutions(separable: bool, depth_multiplier: int, squeeze_excite: bool) -> None:
@@ -233,9 +228,7 @@ def mobilenet_v2(
     last = round_channels(1280 * max(1.0, width_mult))
     features.append(ConvNormActivation(channels, last, 1, activation=nonlinearity))
     classifier = [nn.Dropout(dropout), nn.Linear(last, num_classes)]
-    return MobileNet(
-        features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum, depthwise_init=depthwise_init
-    )
+    return MobileNet(features, classifier, plan, norm_eps, norm_momentum, depthwise_init)
 
 
 def _mobilenet_v3(
@@ -281,9 +274,7 @@ def _mobilenet_v3(
     hidden = round_channels(hidden_table_channels * (max(1.0, width_mult) if wide_head else 1))
     to_hidden = [nn.Linear(last, hidden), ACTIVATIONS[hard_swish](inplace=True)]
     classifier = [*to_hidden, nn.Dropout(dropout), nn.Linear(hidden, num_classes)]
-    return MobileNet(
-        features, classifier, plan, norm_eps=norm_eps, norm_momentum=norm_momentum, depthwise_init=depthwise_init
-    )
+    return MobileNet(features, classifier, plan, norm_eps, norm_momentum, depthwise_init)
 
 
 # partial, so that the options and their defaults stand once
