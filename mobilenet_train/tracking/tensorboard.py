@@ -47,10 +47,10 @@ class TensorBoard:
 
     def __init__(self, description: RunDescription, step: int, history: Sequence[EpochResult]) -> None:
         """`history` is the list that its owner extends after each result: what was deleted is written again from it."""
-        earlier = description.folder / "tensorboard"  # where versions before 0.3 had them
+        earlier = description.folder / "tensorboard"  # where earlier versions had them
         self._folder = earlier if earlier.is_dir() else description.folder
         self._resumed_at = step
-        self._step = self._rate_step = step
+        self._step, self._rate_step = step, 0
         self._card = description.card
         self._history = history
         self._experiment, self._start, self._end = _hparams(description)

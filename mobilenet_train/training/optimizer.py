@@ -133,6 +133,9 @@ class Muon(SGD):
         on_gpu = groups[0]["params"][0].is_cuda  # elsewhere the fused loop ends in other last bits
         super().__init__(groups, lr=lr, momentum=sgd_momentum, nesterov=True, foreach=not on_gpu, fused=on_gpu)
         self.steps, self.products = steps, products
+        for kernel in (kernel for group in groups if group["matrices"] for kernel in group["params"]):
+            if kernel.any():
+                self.state[kernel] = {"velocity": torch.zeros_like(kernel), "length": kernel.detach().norm()}
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: torch's own leaves out all attributes of a subclass."""
@@ -151,13 +154,8 @@ class Muon(SGD):
         super().step()
 
     def _turns(self, kernel: Tensor) -> bool:
-        """Whether it has a gradient, and had a length at its first update: the one look at its values."""
-        if kernel.grad is None:
-            return False
-        if not self.state[kernel] and kernel.any():
-            self.state[kernel]["velocity"] = torch.zeros_like(kernel)
-            self.state[kernel]["length"] = kernel.norm()
-        return "length" in self.state[kernel]
+        """Whether it has a gradient, and had a length at the start."""
+        return kernel.grad is not None and "length" in self.state[kernel]
 
     def _turn(
         self, kernels: list[Tensor], gradients: list[Tensor], learning_rate: float | Tensor, momentum: float

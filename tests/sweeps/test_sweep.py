@@ -55,7 +55,7 @@ def test_a_sweep_runs_each_job_in_a_process_and_a_folder_of_its_own(mnet_train: 
         assert "test top-1" in next((folder / "logs").glob(f"{name}_*.txt")).read_text()
     assert (folder / "sweep.md").read_text().startswith("# s\n\n| job | seeds | top-1 |")
     assert (folder / "pareto.png").read_bytes()[:4] == b"\x89PNG"
-    for word in ("110,802", "255,370", "2 at once, 1 threads each", "finished width_mult-0.1_"):
+    for word in ("110,802", "255,370", "2 at once, 1 thread each", "finished width_mult-0.1_"):
         assert word in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, "nothing else is left in the current folder"
 
