@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mobilenet_train import runtime
+from mobilenet_train.training import optimizer
 
 aten = torch.ops.aten
 COPIES = (aten._to_copy.default, aten.copy_.default, aten.to.dtype_layout)
@@ -95,5 +96,8 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(
+        optimizer, "has_length", lambda _: True
+    )  # asked once, at the start; a fake tensor has no values
     with FakeCuda() as fake:
         yield fake

@@ -111,6 +111,11 @@ class AdamW(Eager, torch.optim.AdamW):
     step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
+def has_length(kernel: Tensor) -> bool:
+    """Whether it is not 0 throughout, for which a GPU has to be waited for."""
+    return bool(kernel.any())
+
+
 class Muon(SGD):
     """Momentum made orthogonal for pointwise kernels (Muon, Jordan et al. 2024), SGD with Nesterov for all others.
 
@@ -134,7 +139,7 @@ class Muon(SGD):
         super().__init__(groups, lr=lr, momentum=sgd_momentum, nesterov=True, foreach=not on_gpu, fused=on_gpu)
         self.steps, self.products = steps, products
         for kernel in (kernel for group in groups if group["matrices"] for kernel in group["params"]):
-            if kernel.any():
+            if has_length(kernel):
                 self.state[kernel] = {"velocity": torch.zeros_like(kernel), "length": kernel.detach().norm()}
 
     def __getstate__(self) -> dict[str, Any]:
