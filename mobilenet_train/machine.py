@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-SPINS, SPINS_BESIDE_OTHERS = "5000", "1000"  # of a thread that waits; see scripts/bench_busy.py
+SPINS, SPINS_BESIDE_OTHERS = "20000", "1000"  # of a thread that waits; see scripts/bench_busy.py
 LOAD = Path("/proc/loadavg")
 LOOKS = 4  # a process that runs for a moment only is not busy
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
