@@ -2,7 +2,7 @@
 
 A tenth of the training images is held out (`dataset.val_fraction`, or what is given), and no test image counts: a run
 evaluates after its last epoch alone. The runs of each variant are a sweep of its own, FOLDER/NAME: issued again, the
-same command resumes what was stopped, and more seeds are added to what is there. The page is written anew after each
+same command resumes what was stopped, and more seeds are added to what is there. The page is written again after each
 variant.
 
 python scripts/screen_recipe.py runs/screen model=v3_small epochs=4 --seeds 4 --page runs/screen/page.md \\

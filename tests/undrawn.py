@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-from mobilenet_train.runs import pictures
-from mobilenet_train.runs.pictures import last_figures
+from mobilenet_train.runs import figures
+from mobilenet_train.runs.figures import last_figures
 from mobilenet_train.tracking import trackers
 from mobilenet_train.tracking.curves import draw_curves
 
@@ -19,4 +19,4 @@ def figures_if_asked(*arguments: Any) -> dict[str, Any]:
 
 
 trackers.draw_curves = draw_if_asked
-pictures.last_figures = figures_if_asked
+figures.last_figures = figures_if_asked

@@ -71,7 +71,7 @@ class Run:
         self._parts = parts
 
     def __repr__(self) -> str:
-        status = self.summary["status"] if (self.path / "summary.json").exists() else "not started"
+        status = self._summarised("status", "not started")
         history = self.history
         scores = [result.test for result in history if result.test]
         test = f", test top-1 {scores[-1].top1:.2f} %" if scores else ""
@@ -93,8 +93,11 @@ class Run:
         history = self.history
         if not history:
             raise RunError(f"{self.path} has no finished epoch yet")
-        machine = self.summary.get("machine", "") if (self.path / "summary.json").exists() else ""
-        return inline(curves_figure(history, self.path.name, machine))
+        return inline(curves_figure(history, self.path.name, self._summarised("machine", "")))
+
+    def _summarised(self, key: str, otherwise: str) -> str:
+        """What summary.json says, if it is there and says so."""
+        return self.summary.get(key, otherwise) if (self.path / "summary.json").exists() else otherwise
 
     def classifier(self, weights: Weights = "raw", device: str | torch.device = "cpu") -> Classifier:
         """The trained network, ready for `predict`, as `mobilenet_train.load` gives it. Raises RunError likewise."""

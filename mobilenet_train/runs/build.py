@@ -31,7 +31,7 @@ from mobilenet_train.weights.pretrained import freeze, read_weights, start_from
 
 # How often the arithmetic of a part came to end in other last bits, counted from 1; what is not named never did.
 # Muon's kernels are multiplied in stacks now; statistics of batch-norm are added up over ranks in float64;
-# balance=sampling augments an image that comes again anew; resized crops of much larger images are antialiased.
+# balance=sampling has other draws for an image that comes again; resized crops of much larger images are antialiased.
 NUMERICS = {"muon": 2, "ranks": 2, "sampling": 3, "shrinking crop": 3}
 OLDER = {"compile": None, "numerics": 1}  # the environment of a checkpoint that has no such keys
 

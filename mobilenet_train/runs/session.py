@@ -20,7 +20,7 @@ from mobilenet_train.console import say
 from mobilenet_train.data.cache import StoppedError
 from mobilenet_train.distributed import contact, from_first, join
 from mobilenet_train.errors import RunError, UserError
-from mobilenet_train.runs import announce, data_progress, pictures, summary
+from mobilenet_train.runs import announce, data_progress, figures, summary
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.advice import memory_advice, resume_command, worker_advice
 from mobilenet_train.runs.build import RunParts, build_run
@@ -233,11 +233,11 @@ def follow_events(
     try:
         if state.step == 0 and parts.config.tensorboard:
             trackers.record_images(summary.preview(parts))
-            trackers.record_graph(pictures.network(parts))
+            trackers.record_graph(figures.network(parts))
         for event in events:
             trackers.record(event)
         if parts.config.tensorboard and budget is None and state.test_predictions is not None:  # seconds to draw
-            trackers.record_figures(pictures.last_figures(parts))
+            trackers.record_figures(figures.last_figures(parts))
     except BaseException:
         with suppress(UserError):  # what came first is what the user must know
             trackers.close(finished=False)

@@ -30,6 +30,7 @@ class Found(NamedTuple):
     normalised: tuple[Any, ...]  # mean, std and scale of its images
     about: str
     custom: bool = False
+    record: Mapping[str, Any] | None = None  # fingerprint and configuration of its own run
 
 
 def load_teacher(config: TrainConfig, dataset: Dataset, runtime: Runtime, listener: Listener) -> Teacher:
@@ -43,10 +44,12 @@ def load_teacher(config: TrainConfig, dataset: Dataset, runtime: Runtime, listen
         if source.startswith(TORCHVISION):
             found = local_first(runtime.ranks, lambda: _of_torchvision(source, dataset.class_names))
         else:
-            found = _of_run(source, config, dataset, listener)
+            found = _of_run(source, config.trust_factory)
+        _refuse_other_images(found, dataset)
     except RunError as error:
         raise RunError(f"distill.teacher={source}: {error}") from error
-    _refuse_other_images(source, found, dataset)
+    said = f"distill.teacher={source}"
+    refuse_known_test_images(config.dataset, dataset.fingerprint, said, found.record, listener)
     network = folded(found.model).requires_grad_(False)
     network = network.to(runtime.device, memory_format=runtime.memory_format)  # type: ignore[call-overload]
     parameters = sum(parameter.numel() for parameter in found.model.parameters())
@@ -63,16 +66,14 @@ def refuse_other_teacher(saved: Mapping[str, Any], source: str | None, teacher: 
         )
 
 
-def _of_run(source: str, config: TrainConfig, dataset: Dataset, listener: Listener) -> Found:
-    trained = load_run(source, trust_factory=config.trust_factory)
+def _of_run(source: str, trust_factory: bool) -> Found:
+    trained = load_run(source, trust_factory=trust_factory)
     record = {"fingerprint": trained.checkpoint.fingerprint, "config": values_of(trained.config)}
-    said = f"distill.teacher={source}"
-    refuse_known_test_images(config.dataset, dataset.fingerprint, said, record, listener)
     pre, logged = trained.preprocessing, trained.checkpoint.logged
     top1 = f", test top-1 {logged.test.top1:.2f} %" if logged and logged.test else ""
     custom = isinstance(trained.config.model, CustomModelConfig)
     about = f"{trained.config.model.name}{top1}"
-    return Found(trained.model, trained.class_names, (pre.mean, pre.std, pre.scale), about, custom)
+    return Found(trained.model, trained.class_names, (pre.mean, pre.std, pre.scale), about, custom, record)
 
 
 def _of_torchvision(source: str, class_names: tuple[str, ...]) -> Found:
@@ -85,7 +86,7 @@ def _of_torchvision(source: str, class_names: tuple[str, ...]) -> Found:
         raise RunError(f"torchvision has no such classifier; it has: {', '.join(known)}")
     weights = models.get_model_weights(name).DEFAULT
     its_names = tuple(weights.meta["categories"])
-    _refuse_other_classes(source, its_names, class_names)  # before the download
+    _refuse_other_classes(its_names, class_names)  # before the download
     try:
         model = models.get_model(name, weights=weights, progress=False).eval()
     except (URLError, OSError, RuntimeError) as error:
@@ -95,19 +96,19 @@ def _of_torchvision(source: str, class_names: tuple[str, ...]) -> Found:
     return Found(model, its_names, (tuple(crop.mean), tuple(crop.std), 255.0), f"ImageNet top-1 {top1:.2f} %")
 
 
-def _refuse_other_classes(source: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
+def _refuse_other_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
     if theirs != ours:
         its, own = (f"{len(names):,} ({', '.join(names[:3])}, ...)" for names in (theirs, ours))
-        raise RunError(f"distill.teacher={source} was trained on other classes, {its}, than this run's {own}")
+        raise RunError(f"it was trained on other classes, {its}, than this run's {own}")
 
 
-def _refuse_other_images(source: str, found: Found, dataset: Dataset) -> None:
+def _refuse_other_images(found: Found, dataset: Dataset) -> None:
     """Raises RunError for other classes, in name or order, and for images that are normalised otherwise."""
-    _refuse_other_classes(source, found.class_names, dataset.class_names)
+    _refuse_other_classes(found.class_names, dataset.class_names)
     pre = dataset.preprocessing
     if found.normalised != (pre.mean, pre.std, pre.scale):
         mean, std = (f"[{','.join(f'{value:g}' for value in values)}]" for values in found.normalised[:2])
         raise RunError(
-            f"distill.teacher={source} sees images that are normalised otherwise: train both with the same values, "
+            "it sees images that are normalised otherwise: train both with the same values, "
             f"as with dataset.mean={mean} dataset.std={std}"
         )

@@ -126,7 +126,7 @@ def _ask(configs: Sequence[TrainConfig], slots: Slots | None) -> Child:
 
 
 def question(configs: Sequence[TrainConfig], slots: Slots | None) -> dict[str, Any]:
-    """What the child reads. That a teacher's function is trusted is no part of a configuration's values."""
+    """What the child reads. That a teacher's function is trusted is not part of a configuration's values."""
     here = [values_of(_for_this_machine(config, slots)) for config in configs]
     return {"timed": slots is not None, "trusted": any(config.trust_factory for config in configs), "configs": here}
 

@@ -31,8 +31,9 @@ def curves_figure(history: Sequence[EpochResult], title: str, machine: str) -> "
     """The curves of a history of at least one epoch, as a figure that pyplot does not know."""
     figure = new_figure(10, 4.2, title, machine)
     left, right = figure.subplots(1, 2)
-    _draw(left, losses(history), "loss per image", "{:.4f}")
-    _cut_spikes(left, losses(history))
+    by_name = losses(history)
+    _draw(left, by_name, "loss per image", "{:.4f}")
+    _cut_spikes(left, by_name)
     _draw(right, accuracies(history), "top-1 accuracy in %", "{:.2f} %")
     return figure
 
@@ -85,8 +86,8 @@ def _cut_spikes(axes: Any, curves: Curves) -> None:
     top = max(shown) + 0.12 * height
     axes.set_ylim(min(shown) - 0.05 * height, top)
     for epoch in curves["train"]:
-        losses = {name: by_epoch.get(epoch, 0.0) for name, by_epoch in curves.items()}
-        beyond = [f"{name} {loss:.3g}" for name, loss in losses.items() if loss > limit]
+        at_epoch = {name: by_epoch[epoch] for name, by_epoch in curves.items() if epoch in by_epoch}
+        beyond = [f"{name} {loss:.3g}" for name, loss in at_epoch.items() if loss > limit]
         if beyond:
             axes.annotate("\n".join(beyond), (epoch, top), (5, -2), textcoords="offset points", va="top", fontsize=8)
 

@@ -49,7 +49,7 @@ def test_the_order_is_of_seed_and_epoch_and_shows_all_of_a_large_class_in_time()
     assert len(seen.unique()) == 100
 
 
-def test_an_image_that_comes_again_is_augmented_anew_and_the_first_time_as_always() -> None:
+def test_an_image_that_comes_again_has_draws_of_its_own_and_the_first_time_as_always() -> None:
     order = torch.tensor([3, 1, 3, 0, 1, 3])
     assert places_of_draws(order).tolist() == [3, 1, 4, 0, 2, 5]
     split = numbered(24)
