@@ -3,13 +3,16 @@
 import csv
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from mobilenet_train.machine import usable_cores
+from mobilenet_train.runs.folder import SUMMARY_NUMBERS, write_summary
 from tests.children import Child
 from tests.conftest import TINY
 from tests.data.image_files_for_tests import tree
@@ -147,6 +150,44 @@ def test_screen_recipe_compares_alternatives_seed_by_seed_and_resumes(script: Ru
     assert len(ended) == 6
     script("screen_recipe", *words)
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/*/metrics.csv"))] == ended
+
+
+def test_screen_crossed_runs_what_is_missing_and_draws_every_effect_from_all_runs(script: Run, tmp_path: Path) -> None:
+    for run in range(15):  # as if they had ended; the first alternative is worth a point, the second nothing
+        (tmp_path / f"runs/run_{run:02d}").mkdir(parents=True)
+        top1 = {split: {"top1": 80 + run % 2} for split in ("test", "val")}
+        numbers = dict.fromkeys(SUMMARY_NUMBERS, 0)
+        ended = {"status": "finished", "final": top1, "best": {"top1": 0, "chosen_on": "hold-out"}}
+        write_summary(tmp_path / f"runs/run_{run:02d}", ended | numbers)
+    words = ("runs", *SMALLEST, "max_updates=1", "--page", "page.md")
+    script("screen_crossed", *words, "--try", "smooth", "label_smoothing=0.2", "--try", "log", "log_every=3")
+    saved = OmegaConf.load(tmp_path / "runs/run_15/config.yaml")
+    assert (saved.seed, saved.label_smoothing, saved.log_every) == (0, 0.2, 3)
+    _, smooth, log = [line.split(" | ") for line in (tmp_path / "page.md").read_text().splitlines() if line[:1] == "|"][
+        1:
+    ]
+    assert smooth[:2] == ["| smooth", "`label_smoothing=0.2`"]
+    assert log[:2] == ["| log", "`log_every=3`"]
+
+
+@pytest.mark.parametrize("runs", [16, 32])
+def test_the_effects_of_a_crossed_design_are_found_apart_from_each_other_and_from_the_seeds(
+    runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    from screen_crossed import effects, masks, parity, seed_of
+
+    def top1(run: int) -> float:
+        first, second, third, *_ = (parity(run, mask) for mask in masks(runs))
+        together = 0.3 * (2 * first - 1) * (2 * second - 1)  # what two do only together
+        return 90 + seed_of(run) + 0.5 * first - 0.7 * third + together
+
+    assert Counter(map(seed_of, range(runs))) == dict.fromkeys(range(4), runs // 4)
+    found = effects([top1(run) for run in range(runs)], runs // 2)
+    assert [round(effect.with_it - effect.without, 9) for effect in found[:4]] == [0.5, 0, -0.7, 0]
+    assert all(abs(effect.with_it - effect.without) < 1e-9 for effect in found[3:])
+    alone = effects([seed_of(run) + parity(run, 1) + 0.01 * parity(run, 5) for run in range(runs)], runs // 2)
+    assert [effect.verdict[:6] for effect in alone[:2]] == ["better", "no dif"]
 
 
 @pytest.mark.parametrize(
