@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-SPINS, SPINS_BESIDE_OTHERS = "20000", "1000"  # of a thread that waits; see scripts/bench_busy.py
+SPINS_BESIDE_OTHERS = "300"  # of a thread that waits; docs/results.md has what other numbers cost
 LOAD = Path("/proc/loadavg")
 LOOKS = 4  # a process that runs for a moment only is not busy
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -24,14 +24,14 @@ def usable_cores() -> int:
 
 
 def share_cores() -> None:
-    """Has threads that wait for each other give up their core soon, sooner where other processes keep cores busy.
+    """Has threads that wait for each other give up their core soon, if other processes keep cores busy now.
 
-    Left to itself, GNU's OpenMP spins for milliseconds, on cores that the threads waited for may need. It asks when
-    torch is loaded, so this comes before; what the user has set stays.
+    Left to itself, GNU's OpenMP spins for milliseconds, on cores that the threads waited for may need; on a quiet
+    machine that is fastest. It asks when torch is loaded, so this comes before; what the user has set stays.
     """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() and LOAD.exists():
-        busy = min(_others() for _ in range(LOOKS)) > 0
-        os.environ["GOMP_SPINCOUNT"] = SPINS_BESIDE_OTHERS if busy else SPINS
+    unset = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    if unset and LOAD.exists() and min(_others() for _ in range(LOOKS)) > 0:
+        os.environ["GOMP_SPINCOUNT"] = SPINS_BESIDE_OTHERS
 
 
 def _others() -> int:
