@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from mobilenet_train.config.compose import compose_config
+from mobilenet_train.config.schema.model import HybridSNConfig
 from mobilenet_train.data.batches import EvalBatches
 from mobilenet_train.data.images import Split
 from mobilenet_train.machine import describe_machine, usable_cores
@@ -60,7 +61,15 @@ def plain(parts: RunParts, steps: int, test: Split, test_batch: int) -> tuple[li
     """The same of the exercise's loop."""
     torch.set_num_threads(usable_cores())
     bands, classes = parts.dataset.preprocessing.channels, len(parts.dataset.class_names)
-    model = HybridSN(num_classes=classes, resolution=parts.config.dataset.resolution, in_channels=bands)
+    config = parts.config.model
+    assert isinstance(config, HybridSNConfig)
+    model = HybridSN(
+        num_classes=classes,
+        resolution=parts.config.dataset.resolution,
+        in_channels=bands,
+        batch_norm=config.batch_norm,
+        squeeze_excite=config.squeeze_excite,
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=parts.config.optim.lr)
     stamps = []
     batches = DataLoader(cubes(parts.dataset.train), parts.config.batch_size, shuffle=True)
