@@ -38,7 +38,7 @@ class History(list[EpochResult]):
 
     def frame(self) -> Any:
         """A pandas DataFrame with the columns of metrics.csv. Raises RunError without pandas."""
-        pandas = require("pandas", "test")
+        pandas = require("pandas", "pandas")
         rows = [{name: float(value or "nan") for name, value in cells(result).items()} for result in self]
         return pandas.DataFrame(rows)
 

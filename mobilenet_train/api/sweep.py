@@ -54,7 +54,7 @@ class Sweep:
 
     def frame(self) -> Any:
         """The rows as a pandas DataFrame. Raises RunError without pandas."""
-        return require("pandas", "test").DataFrame(self.rows)
+        return require("pandas", "pandas").DataFrame(self.rows)
 
     def figure(self) -> "Figure":
         """Top-1 against cost; a notebook shows it. Raises RunError before a job has finished."""

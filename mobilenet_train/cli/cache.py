@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mobilenet_train.cli.tool import Parser, file_path, main_of, new_parser, new_table, not_empty, print_json
-from mobilenet_train.console import add_rows, printable
+from mobilenet_train.console import add_rows, counted, printable
 
 if TYPE_CHECKING:
     from mobilenet_train.data.inventory import Kept
@@ -22,7 +22,7 @@ REMOVE_EXAMPLES = """\
   mnet-cache remove 3f2a9144 77c0b1d2.partial
   mnet-cache remove --cache-dir /shared/cache 3f2a9144
 """
-UNITS = (("days", 86_400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
+UNITS = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
 def main() -> NoReturn:
@@ -93,7 +93,7 @@ def print_for_people(folder: Path, found: "list[Kept]") -> None:
 def ago(seconds: float) -> str:
     """A span of time in its largest unit."""
     unit, length = next((entry for entry in UNITS if seconds >= entry[1]), UNITS[-1])
-    return f"{max(0, int(seconds // length))} {unit}"
+    return counted(max(0, int(seconds // length)), unit)
 
 
 def remove(arguments: argparse.Namespace) -> int:

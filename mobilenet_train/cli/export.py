@@ -19,6 +19,7 @@ from mobilenet_train.cli.tool import (
     whole_number,
 )
 from mobilenet_train.console import plain
+from mobilenet_train.deploy.settings import check_installed
 from mobilenet_train.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mobilenet_train.inference.run_path import trained_path
 
     trained_path(arguments.run)
+    check_installed(arguments.to)
     from mobilenet_train.deploy.export import Source, export
     from mobilenet_train.inference.evaluate import load_test_data
     from mobilenet_train.inference.loading import load_run

@@ -168,17 +168,22 @@ def print_csv(predictions: "Iterator[Prediction]", top: int) -> int:
 
 
 def print_for_people(predictions: "list[Prediction]") -> int:
-    """One image gets a line, several get a table."""
+    """One image gets a line, several get a table, which names the folder that all are in once."""
     from rich.console import Console
 
     good = [prediction for prediction in predictions if prediction.error is None]
     if len(predictions) == 1 and good:
         print("Predicted:", printable(", ".join(f"{name} ({value:.2%})" for name, value in good[0].ranked)))
     elif good:
-        table = new_table("", ("image", "predicted", "then"), ("probability",))
-        for prediction in good:
+        files = [Path(prediction.file) for prediction in good]
+        shared = next(
+            (folder for folder in files[0].parents if all(file.is_relative_to(folder) for file in files)), None
+        )
+        title = "" if shared is None or shared == Path() else printable(str(shared))
+        table = new_table(title, ("image", "predicted", "then"), ("probability",))
+        for file, prediction in zip(files, good, strict=True):
             (name, value), *others = prediction.ranked
             then = ", ".join(f"{other} {probability:.0%}" for other, probability in others)
-            add_rows(table, [(prediction.file, name, then, f"{value:.2%}")])
+            add_rows(table, [(str(file.relative_to(shared) if shared else file), name, then, f"{value:.2%}")])
         Console().print(table)
     return len(predictions) - len(good)

@@ -14,6 +14,7 @@ from omegaconf.errors import (
 from mobilenet_train.config.fields import options
 from mobilenet_train.config.schema import OPTIONS, SCHEMAS
 from mobilenet_train.config.suggest import nearest
+from mobilenet_train.errors import installation
 
 MISSING_ENGINE = re.compile(r"(?:plugin class : 'hydra_plugins\.hydra_|locating target ')(ray|submitit|optuna)")
 MEANT = {"gpu": "cuda"}  # words for a choice that do not look like its name
@@ -37,7 +38,7 @@ def explain(error: Exception) -> str:
     if isinstance(cause, InterpolationResolutionError):
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     if match := MISSING_ENGINE.search(str(error)):
-        return f"this sweep runs on {match[1]}, which is not installed: pip install 'mnet-train[{match[1]}]'"
+        return f"this sweep runs on {match[1]}, which is not installed: {installation(match[1])}"
     if "must be a string or a list" in str(error):
         return "a choice (GROUP=NAME) needs a name, not a number and not null"
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mobilenet_train.config.schema.dataset import IndianPinesConfig
 from mobilenet_train.data.images import Split, fingerprint, stratified_sample
 from mobilenet_train.disk import expanded
-from mobilenet_train.errors import RunError
+from mobilenet_train.errors import RunError, installation
 from mobilenet_train.seeding import SPLIT, generator
 
 FILES = {"Indian_pines_corrected": "indian_pines_corrected", "Indian_pines_gt": "indian_pines_gt"}  # names in the .mat
@@ -137,6 +137,6 @@ def _read(root: Path) -> Scene:
     else:
         raise RunError(
             f"Indian Pines is not in dataset.root={root}: put {found[0].name} and {found[1].name} there, or "
-            "pip install 'mnet-train[hyperspectral]'"
+            f"{installation('hyperspectral')}"
         )
     return Scene(np.ascontiguousarray(cube, np.float32), torch.from_numpy(np.asarray(classes, np.int64)))

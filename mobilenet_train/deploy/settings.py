@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
 
-from mobilenet_train.errors import ConfigError
+from mobilenet_train.errors import ConfigError, missing
 
 MODELS = ("v1", "v2", "v3_large", "v3_small")
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "executorch": ("executorch",)}  # of the files for a runtime
+EXTRAS = {"onnx": "export", "executorch": "executorch"}
 RUNTIMES = ("eager", "onnx", "onnx-int8", "executorch", "executorch-int8", "train")
 
 
@@ -25,8 +27,7 @@ class Setting:
 
 def usual_runtime(device: str) -> str:
     """What ships: onnxruntime on the CPU where its extra is installed, else PyTorch."""
-    packages = ("onnx", "onnxscript", "onnxruntime")
-    return "onnx" if device == "cpu" and all(map(find_spec, packages)) else "eager"
+    return "onnx" if device == "cpu" and all(map(find_spec, PACKAGES["onnx"])) else "eager"
 
 
 def all_settings(
@@ -42,9 +43,18 @@ def all_settings(
 
 
 def check_runtimes(runtimes: list[str], device: str) -> None:
-    """Raises ConfigError for a runtime other than PyTorch on another device than the CPU."""
+    """Raises ConfigError for a runtime but PyTorch on another device than the CPU, RunError for one not installed."""
     for name in runtimes:
         if name not in ("eager", "train") and device != "cpu":
             raise ConfigError(
                 f"--runtime {name} is measured on the CPU only; --device {device} goes with eager or train"
             )
+    check_installed(runtimes)
+
+
+def check_installed(formats: Sequence[str]) -> None:
+    """Before anything is loaded: raises RunError naming the first package that a format or runtime lacks."""
+    for kind in (name.removesuffix("-int8") for name in formats):
+        for package in PACKAGES.get(kind, ()):
+            if find_spec(package) is None:
+                raise missing(package, EXTRAS[kind])

@@ -91,7 +91,7 @@ def test_the_table_shows_names_as_they_are_and_an_empty_folder_says_so(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(-5, "0 seconds"), (59.9, "59 seconds"), (3600, "1 hours"), (2e5, "2 days")]
+    ("seconds", "said"), [(-5, "0 seconds"), (59.9, "59 seconds"), (3600, "1 hour"), (2e5, "2 days")]
 )
 def test_an_age_is_given_in_its_largest_unit(seconds: float, said: str) -> None:
     assert ago(seconds) == said

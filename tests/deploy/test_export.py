@@ -1,9 +1,11 @@
 """`mnet-export`: every file is loaded by its own runtime and computes what the network does; wrong ones are caught."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from mobilenet_train.cli import export as command
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.deploy.export import FORMATS, DeployRow, Source, all_logits, check, export, properties
 from mobilenet_train.deploy.runtimes import eager_logits
-from mobilenet_train.errors import RunError, require
+from mobilenet_train.errors import RunError, installation, require
 from mobilenet_train.inference.evaluate import load_test_data
 from mobilenet_train.inference.loading import TrainedRun, load_run
 
@@ -199,10 +201,22 @@ def test_pixels_are_for_onnx_alone(run: Path, tool: Tool, capsys: pytest.Capture
     assert row["latency"]["median_ms"] > 0
 
 
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(RunError, match=r"onnxruntime, which is not installed: pip install 'mnet-train\[export\]'"):
-        require("onnxruntime")
+def test_a_missing_package_is_named_with_the_command_that_brings_it(
+    tool: Tool, exported: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "mobilenet_train.inference.loading", None)  # which is not needed to know it
+    command = r"needs onnxscript, which is not installed: pip install 'onnx>=[\d.]+' 'onnxruntime>=[\d.]+' 'onnxscript"
+    with pytest.raises(RunError, match=command):
+        require("onnxscript")
+    assert tool("mnet-export", exported.run.folder, "--to", "safetensors,onnx-int8") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(command, line)
+
+
+def test_a_checkout_that_was_never_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: distribution("no-such-" + name))
+    assert installation("export") == "pip install -e '.[export]'"
 
 
 def test_the_table_names_the_precision_that_the_run_computed_in(exported: Exported) -> None:

@@ -152,12 +152,22 @@ def test_files_folders_and_patterns(
     assert all(float(row["probability_1"]) >= float(row["probability_2"]) > 0 for row in rows)
 
 
-def test_the_table_shows_every_image(run: Path, few: Path, tool: Tool, capsys: Capture) -> None:
+def test_the_table_shows_every_image_and_their_folder_once(run: Path, few: Path, tool: Tool, capsys: Capture) -> None:
     assert tool("mnet-predict", run, few, few / "gone.png") == 1
     output = capsys.readouterr()
     folded = "".join(output.out.split())
     assert all(name in folded for name in ("a.png", "b.png", "c.png"))
+    assert folded.count(str(few)) == 1
     assert "gone.png does not exist" in output.err
+
+
+def test_a_table_of_images_with_no_folder_in_common_has_their_whole_names(
+    run: Path, few: Path, tool: Tool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(few)
+    assert tool("mnet-predict", run, "a.png", few / "b.png") == 0
+    folded = "".join(capsys.readouterr().out.split())
+    assert f"{few}/b.png" in folded
 
 
 def test_an_image_from_the_standard_input(

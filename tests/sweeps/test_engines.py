@@ -60,5 +60,5 @@ def test_a_missing_extra_is_named(
         pytest.skip(f"{extra} is installed")
     monkeypatch.chdir(tmp_path)
     assert exit_code(monkeypatch, "-m", "dataset=digits", "seed=0,1", words) == 2
-    assert f"pip install 'mnet-train[{extra}]'" in one_line(capsys.readouterr().err)
+    assert f"not installed: pip install 'hydra-{extra}-" in one_line(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
