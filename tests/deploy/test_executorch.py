@@ -128,9 +128,9 @@ def test_another_preprocessing_is_caught(run: TrainedRun, dataset: Dataset, row:
         check("executorch", row[0], other, dataset.test, reference(run, dataset))
 
 
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+def test_a_missing_package_is_named_with_the_command_that_brings_it(
     run: TrainedRun, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "executorch.exir", None)
-    with pytest.raises(RunError, match=r"not installed: pip install 'mnet-train\[executorch\]'"):
+    with pytest.raises(RunError, match=r"not installed: pip install 'executorch<[\d.]+,>=[\d.]+' 'torch=="):
         FORMATS["executorch"].write(Source(run, dataset))
