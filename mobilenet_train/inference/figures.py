@@ -171,6 +171,10 @@ def as_seen(test: Split, preprocessing: Preprocessing, index: Tensor) -> tuple[T
 
 def draw_map(evaluated: Evaluated, dataset: Dataset, subject: Subject, path: Path) -> None:
     """The labels of an image that is seen in windows, what the test pixels were taken for, and which are wrong."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Patch
+
+    tab20 = colormaps["tab20"]
     train, test = dataset.train, dataset.test
     assert isinstance(train.images, Windows)
     assert isinstance(test.images, Windows)
@@ -182,13 +186,15 @@ def draw_map(evaluated: Evaluated, dataset: Dataset, subject: Subject, path: Pat
     prediction[tested] = evaluated.predicted.float()
     errors[tested] = (evaluated.predicted != evaluated.labels).float()
     title = f"{subject.title}: {evaluated.score.top1:.2f} % of {len(evaluated.labels):,} test pixels correct"
-    made = new_figure(13, 4.8, title, subject.machine)
+    made = new_figure(13, 5.6, title, subject.machine)
     panels = zip(made.subplots(1, 3), ("labels", "test pixels, predicted", "errors in red"), strict=True)
     for (axes, name), values in zip(panels, (truth, prediction, errors), strict=True):
-        colours = {"cmap": "coolwarm"} if values is errors else {"cmap": "tab20", "vmin": 0, "vmax": 19}
+        colours = {"cmap": "coolwarm"} if values is errors else {"cmap": tab20, "vmin": 0, "vmax": 19}
         axes.imshow(values.numpy(), interpolation="nearest", **colours)
         axes.set_title(name)
         axes.axis("off")
+    classes = [Patch(color=tab20(label), label=printable(name)) for label, name in enumerate(subject.class_names)]
+    made.legend(handles=classes, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     save(made, path)
 
 
