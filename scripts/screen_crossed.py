@@ -9,7 +9,6 @@ python scripts/screen_crossed.py runs/crossed model=v3_small epochs=8 device.thr
   --try smoother label_smoothing=0.2 --try warm optim.schedule.warmup=0.3 optim.lr=0.06
 """
 
-import argparse
 import math
 import shlex
 import subprocess
@@ -21,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from screen_recipe import SIGNIFICANT, USUAL
+from screen_recipe import judged, new_parser, usual
 
 from mobilenet_train.machine import describe_machine
 from mobilenet_train.runs.folder import read_summary
@@ -42,20 +41,13 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        if self.p >= SIGNIFICANT:
-            return "no difference shown: the simpler one stays"
-        return "better" if self.with_it > self.without else "worse"
+        return judged(self.with_it - self.without, self.p)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the runs are kept; the same command resumes them")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the base recipe, as for mnet-train")
-    about = "an alternative: its name, and what it changes"
-    parser.add_argument("--try", nargs="+", action="append", required=True, metavar="NAME KEY=VALUE", help=about)
+    parser = new_parser(__doc__)
     parser.add_argument("--runs", type=int, choices=(16, 32), default=16, help="for 8 and 16 alternatives at most")
     parser.add_argument("--slots", type=int, default=2, help="runs at once")
-    parser.add_argument("--page", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
     alternatives = {name: words for name, *words in vars(arguments)["try"]}
     if len(alternatives) > arguments.runs // 2:
@@ -97,9 +89,7 @@ def run_one(folder: Path, run: int, overrides: Sequence[str], alternatives: Sequ
     if state_of(folder.parent, folder.name) == "finished":
         return 0
     chosen = [word for mask, words in zip(masks(64), alternatives, strict=False) if parity(run, mask) for word in words]
-    typed = {word.partition("=")[0] for word in overrides}
-    usual = [word for word in USUAL if word.partition("=")[0] not in typed]
-    words = [f"run_dir={folder}", f"seed={seed_of(run)}", "tensorboard=false", *usual, *overrides, *chosen]
+    words = [f"run_dir={folder}", f"seed={seed_of(run)}", "tensorboard=false", *usual(overrides), *overrides, *chosen]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".log").open("a") as log:
         return subprocess.run([sys.executable, "-m", "mobilenet_train", *words], stdout=log, stderr=log).returncode

@@ -28,13 +28,8 @@ HEADER = ("alternative", "changes", "seeds", "base", "with it", "difference", "p
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the runs are kept")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the base recipe, as for mnet-train")
-    about = "an alternative: its name, and what it changes"
-    parser.add_argument("--try", nargs="+", action="append", required=True, metavar="NAME KEY=VALUE", help=about)
+    parser = new_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=ENOUGH_SEEDS, help="seeds 0, 1, ... of each variant")
-    parser.add_argument("--page", type=Path, help="write the table to this Markdown file")
     arguments = parser.parse_args()
     alternatives = {name: words for name, *words in vars(arguments)["try"]}
     run_seeds(arguments.folder, BASE, arguments.overrides, arguments.seeds)
@@ -49,11 +44,26 @@ def main() -> None:
     print(text)
 
 
+def new_parser(about: str | None) -> argparse.ArgumentParser:
+    """What both screenings are told."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the runs are kept; the same command resumes them")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="the base recipe, as for mnet-train")
+    tried = "an alternative: its name, and what it changes"
+    parser.add_argument("--try", nargs="+", action="append", required=True, metavar="NAME KEY=VALUE", help=tried)
+    parser.add_argument("--page", type=Path, help="write the table to this Markdown file")
+    return parser
+
+
+def usual(overrides: Sequence[str]) -> list[str]:
+    """USUAL without what is typed."""
+    typed = {word.partition("=")[0] for word in overrides}
+    return [word for word in USUAL if word.partition("=")[0] not in typed]
+
+
 def run_seeds(folder: Path, name: str, overrides: Sequence[str], seeds: int) -> None:
     """Runs one variant with every seed, as far as it has not been run."""
-    typed = {word.partition("=")[0] for word in overrides}
-    usual = [word for word in USUAL if word.partition("=")[0] not in typed]
-    fixed = [f"outputs={folder}", f"sweep={name}", f"seed=range({seeds})", "tensorboard=false", *usual]
+    fixed = [f"outputs={folder}", f"sweep={name}", f"seed=range({seeds})", "tensorboard=false", *usual(overrides)]
     done = subprocess.run([sys.executable, "-m", "mobilenet_train", "-m", *fixed, *overrides], stdout=sys.stderr)
     if done.returncode:
         sys.exit(f"{name} did not finish; the same command resumes it")
@@ -70,9 +80,14 @@ def verdict(comparison: Comparison) -> str:
     """What is to be made of a comparison: a change has to earn its place."""
     if len(comparison.seeds) < ENOUGH_SEEDS:
         return f"too few seeds (under {ENOUGH_SEEDS})"
-    if comparison.p >= SIGNIFICANT:
+    return judged(comparison.difference.mean, comparison.p)
+
+
+def judged(difference: float, p: float) -> str:
+    """The same of as many seeds as it takes."""
+    if p >= SIGNIFICANT:
         return "no difference shown: the simpler one stays"
-    return "better" if comparison.difference.mean > 0 else "worse"
+    return "better" if difference > 0 else "worse"
 
 
 def page(base: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -137,6 +137,6 @@ def _read(root: Path) -> Scene:
     else:
         raise RunError(
             f"Indian Pines is not in dataset.root={root}: put {found[0].name} and {found[1].name} there, or "
-            f"{installation('hyperspectral')}"
+            + installation("hyperspectral")
         )
     return Scene(np.ascontiguousarray(cube, np.float32), torch.from_numpy(np.asarray(classes, np.int64)))
