@@ -15,6 +15,7 @@ from mobilenet_train.config.saved import INTRODUCED
 from mobilenet_train.config.schema import ALIASES, TrainConfig, is_free
 
 LONGEST_NAME = 80  # characters before the hash
+SPLIT_SEED = "dataset.split_seed"
 HYDRAS = ("hydra", "hydra/launcher", "hydra/sweeper")
 
 
@@ -59,7 +60,7 @@ def make_job(config: TrainConfig, swept: dict[str, str]) -> Job:
 
 
 def hashes(config: TrainConfig, swept: Collection[str]) -> tuple[str, str]:
-    """Of every value that makes the result, and of the same without the seed.
+    """Of every value that makes the result, and of the same without the seed (and the split's, unless that is swept).
 
     Free keys count only where the sweep itself changes them. A key that has the value of runs from before there was
     that key does not count, so that a new version of the program makes no finished job a new one.
@@ -71,8 +72,10 @@ def hashes(config: TrainConfig, swept: Collection[str]) -> tuple[str, str]:
         if (not is_free(key) or _is_swept(key, swept))
         and not (key in INTRODUCED and value == INTRODUCED[key].of(record))
     }
-    of_repeats = {"seed"} | ({"dataset.split_seed"} if config.dataset.split_seed in (0, config.seed) else set())
-    return _hash(values), _hash({key: value for key, value in values.items() if key not in of_repeats})
+    repeated = {key: value for key, value in values.items() if key not in ("seed", SPLIT_SEED)}
+    if any(ALIASES.get(name, name) == SPLIT_SEED for name in swept):  # else all have one, or each has its seed's
+        repeated[SPLIT_SEED] = _canonical(config.dataset.split_seed)
+    return _hash(values), _hash(repeated)
 
 
 def label(swept: dict[str, str]) -> str:

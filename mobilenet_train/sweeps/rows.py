@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mobilenet_train.sweeps.folder import Manifest, read_manifest, state_of, summary_of
-from mobilenet_train.sweeps.jobs import Job, label
+from mobilenet_train.sweeps.jobs import SPLIT_SEED, Job, label
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,16 @@ def read_rows(folders: Sequence[Path]) -> list[Row]:
     """
     manifests = {folder: read_manifest(folder) for folder in folders}
     extra = {folder: _different(manifest, list(manifests.values())) for folder, manifest in manifests.items()}
-    repeats: dict[str, dict[int, Run]] = defaultdict(dict)
-    swept: dict[str, dict[str, str]] = {}
+    repeats: dict[tuple[str, str | None], dict[int, Run]] = defaultdict(dict)
+    swept: dict[tuple[str, str | None], dict[str, str]] = {}
     for folder, manifest in manifests.items():
         for job in manifest.jobs:
             run = read_run(folder, job)
-            known = repeats[job.group].get(job.seed)
+            group = job.group, extra[folder].get(SPLIT_SEED)
+            known = repeats[group].get(job.seed)
             if known is None or known.state != "finished" or run.state == "finished":  # the newest counts
-                repeats[job.group][job.seed] = run
-            swept[job.group] = {**extra[folder], **{k: v for k, v in job.swept.items() if k != "seed"}}
+                repeats[group][job.seed] = run
+            swept[group] = {**extra[folder], **{k: v for k, v in job.swept.items() if k != "seed"}}
     return [Row(swept[group], [runs[seed] for seed in sorted(runs)]) for group, runs in repeats.items()]
 
 

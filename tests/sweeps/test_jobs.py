@@ -36,6 +36,23 @@ def test_seeds_share_a_group_and_nothing_else_does() -> None:
     assert make_job(configure(*TINY, "epochs=3"), {}).group != first.group
 
 
+@pytest.mark.parametrize("split_seeds", [[0, 0, 0], [1, 1, 1], [0, 1, 2]], ids=["usual", "another", "the seed's own"])
+def test_seeds_share_a_group_whatever_seed_their_split_has(split_seeds: list[int]) -> None:
+    configs = [configure(*TINY, f"seed={n}", f"dataset.split_seed={s}") for n, s in enumerate(split_seeds)]
+    assert len({make_job(config, {"seed": str(config.seed)}).group for config in configs}) == 1
+
+
+def test_splits_that_are_swept_are_configurations_of_their_own() -> None:
+    pairs = [(seed, split_seed) for seed in (0, 1) for split_seed in (0, 1)]
+    groups = {pair: _group_of(*pair) for pair in pairs}
+    assert groups[0, 0] == groups[1, 0] != groups[0, 1] == groups[1, 1]
+
+
+def _group_of(seed: int, split_seed: int) -> str:
+    config = configure(*TINY, f"seed={seed}", f"dataset.split_seed={split_seed}")
+    return make_job(config, {"seed": str(seed), "dataset.split_seed": str(split_seed)}).group
+
+
 def test_a_sweep_is_named_by_what_is_fixed_and_the_swept_keys_not_their_values() -> None:
     fixed = ["model=v2", "epochs=3"]
     name = identity([*fixed, "model.width_mult=0.5,1.0"]).name

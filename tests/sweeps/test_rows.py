@@ -71,6 +71,11 @@ def test_several_sweeps_are_merged_and_seeds_of_one_configuration_with_them(tmp_
     ]
 
 
+def test_sweeps_of_different_splits_are_not_merged(tmp_path: Path) -> None:
+    folders = [make_sweep(tmp_path / str(n), {(0.1, 0): 60.0}, f"dataset.split_seed={n}") for n in (0, 1)]
+    assert [row.label for row in read_rows(folders)] == ["split_seed=0 width_mult=0.1", "split_seed=1 width_mult=0.1"]
+
+
 def test_the_figure_is_small_enough_to_paste(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path / "s", RUNS)
     report.write(folder)
