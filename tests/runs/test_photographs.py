@@ -89,6 +89,20 @@ def test_a_run_says_what_it_left_out_and_how_many_pictures_each_class_has(from_m
     assert checkpoint.load(folder / "checkpoints/last.pt")["class_names"] == ["ant", "bee", "cat"]
 
 
+def test_experiment_finetune_teaches_the_new_last_layer_before_the_rest(
+    photographs: Path, tmp_path: Path, from_memory: tuple[Path, str]
+) -> None:
+    groups = "dataset.classes={insect:[ant,bee],pet:[cat]}"
+    words = ["experiment=finetune", groups, f"model.weights={from_memory[0]}", "epochs=2"]
+    known = checkpoint.load(from_memory[0] / "checkpoints/last.pt")["model"]
+    for updates, rest_learns in ((UPDATES, False), (2 * UPDATES, True)):
+        text = run(tmp_path / str(updates), photographs, *words, f"max_updates={updates}")
+        assert "last layer from scratch (3 classes there, 2 here)" in " ".join(text.replace("│", " ").split())
+        found = checkpoint.load(tmp_path / str(updates) / "checkpoints/last.pt")["model"]
+        kernels = [name for name, value in known.items() if name.startswith("features") and value.ndim == 4]
+        assert any(not found[name].equal(known[name]) for name in kernels) == rest_learns
+
+
 def test_a_killed_loader_worker_is_a_clear_message_and_the_run_goes_on(
     photographs: Path, tmp_path: Path, from_memory: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

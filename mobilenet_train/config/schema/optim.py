@@ -32,7 +32,9 @@ class OptimConfig(Section):
     clip_norm: float | None = number("scale gradients down to this norm", above=0, typed_most=1e6, null=NULL)
     accumulate: int = whole("batches per optimiser update", 1, 65536)
     backbone_lr: float = number(
-        "learning rate of all but the classifier, as a share of lr; fine-tuning likes 0.1", above=0, most=10
+        "learning rate of all but the classifier, as a share of lr: below 1 keeps more of what model.weights know",
+        above=0,
+        most=10,
     )
     frozen_epochs: int = whole(
         "with model.weights: so many epochs at first in which only the classifier learns", 0, typed_most=MANY
