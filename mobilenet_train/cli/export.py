@@ -188,6 +188,6 @@ def print_rows(rows: "list[DeployRow]", folder: Path, max_drop: float, logged: d
     for row in rows:
         if row.checked.fp32_operators:
             left = ", ".join(f"{count} {kind}" for kind, count in sorted(row.checked.fp32_operators.items()))
-            console.print(plain(f"{row.checked.format}: in fp32 are {left}"), soft_wrap=True)
+            console.print(plain(f"{row.checked.format}: in fp32: {left}"), soft_wrap=True)
         if file := file_of(row, folder, max_drop):
             console.print(plain(file), soft_wrap=True)

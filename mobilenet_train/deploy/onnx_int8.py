@@ -1,11 +1,11 @@
-"""An ONNX graph quantised to int8 by onnxruntime, rewritten so that nothing between its input and output is fp32.
+"""An ONNX graph quantised to int8 by onnxruntime, rewritten so that nothing after its first convolution is fp32.
 
 onnxruntime has int8 kernels neither for HardSigmoid nor for ReduceMean: each would be surrounded by conversions.
 """
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,22 @@ def quantise(graph: bytes, calibration: Iterable[Tensor]) -> bytes:
     shape_inference = require("onnxruntime.quantization.shape_inference")
     model = onnx.load_from_string(graph)
     means_as_maps(model.graph)
+    hard_sigmoids_as_clips(model.graph)
+    channels_in_sixteens(model.graph)
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, result = (str(Path(folder, name)) for name in ("plain", "prepared", "int8"))
         onnx.save(model, plain)
         shape_inference.quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        suited = onnx.load(prepared)
         quantization.quantize_static(
-            prepared,
+            suited,
             result,
             _reader(calibration),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=stem(suited.graph),
         )
         quantised = onnx.load(result)
     hard_sigmoids_as_sums(quantised.graph)
@@ -64,7 +68,10 @@ def means_as_maps(graph: Any) -> None:
     squeeze-and-excite's would be transposed twice: onnxruntime's int8 maps are channels-last.
     """
     values = _values(graph)
-    results = {output.name for output in graph.output}
+    before_maps: set[str] = set()  # from which layers lead to the next maps
+    for node in reversed(graph.node):
+        if _as_map(node, values) or (node.op_type in POINTWISE | {"Gemm"} and node.output[0] in before_maps):
+            before_maps.add(node.input[0])
     maps: set[str] = set()  # results that were (N, C) and are (N, C, 1, 1) now
     nodes: list[Any] = []
     for node in graph.node:
@@ -74,19 +81,24 @@ def means_as_maps(graph: Any) -> None:
         if node.op_type == "ReduceMean" and others and values[others[0]].tolist() in POSITIONS:
             node = _node("GlobalAveragePool", [x], output)
             maps |= set() if given["keepdims"] else {output}
-        elif x in maps and node.op_type == "Gemm" and given["transB"] and others[0] in values and output not in results:
+        elif x in maps and node.op_type == "Gemm" and given["transB"] and others[0] in values and output in before_maps:
             kernel = _constant(graph, f"{output}_kernel", values[others[0]][:, :, None, None])
             node = _node("Conv", [x, kernel, *others[1:]], output)
             maps.add(output)
-        elif x in maps and node.op_type in POINTWISE and output not in results:
+        elif x in maps and node.op_type in POINTWISE and output in before_maps:
             maps.add(output)
-        elif x in maps and node.op_type == "Unsqueeze" and values[others[0]].tolist() in POSITIONS:
+        elif x in maps and _as_map(node, values):
             node = _node("Identity", [x], output)
         else:
             nodes += _flattened(graph, node, maps)
         nodes.append(node)
     _replace(graph, nodes)
     del graph.value_info[:]  # the shapes were others
+
+
+def _as_map(node: Any, values: Mapping[str, np.ndarray]) -> bool:
+    """Whether it makes (N, C, 1, 1) of (N, C)."""
+    return node.op_type == "Unsqueeze" and values[node.input[1]].tolist() in POSITIONS
 
 
 def _flattened(graph: Any, node: Any, maps: Collection[str]) -> Iterator[Any]:
@@ -98,8 +110,99 @@ def _flattened(graph: Any, node: Any, maps: Collection[str]) -> Iterator[Any]:
             yield _node("Squeeze", [name, axes], node.input[number])
 
 
+def hard_sigmoids_as_clips(graph: Any) -> None:
+    """A HardSigmoid, clip(x / 6 + 1 / 2, 0, 1), of a convolution that nothing else takes becomes a Clip.
+
+    The convolution computes x / 6 + 1 / 2 itself, and quantising leaves the Clip to the ends of its uint8.
+    """
+    values = _values(graph)
+    takers = Counter(name for node in graph.node for name in node.input)
+    convolutions = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "Conv" and len(node.input) == 3 and values.keys() >= set(node.input[1:])
+    }
+    nodes = []
+    for node in graph.node:
+        convolution = convolutions.get(node.input[0])
+        if node.op_type == "HardSigmoid" and convolution and takers[node.input[0]] == 1:
+            given, name = _attributes(node), node.output[0]
+            kernel, bias = (values[constant] for constant in convolution.input[1:])
+            convolution.input[1] = _constant(graph, f"{name}_kernel", given["alpha"] * kernel)
+            convolution.input[2] = _constant(graph, f"{name}_bias", given["alpha"] * bias + np.float32(given["beta"]))
+            ends = [_constant(graph, f"{name}_from_{end}", np.array(end, np.float32)) for end in (0, 1)]
+            node = _node("Clip", [node.input[0], *ends], name)
+        nodes.append(node)
+    _replace(graph, nodes)
+
+
+def channels_in_sixteens(graph: Any) -> None:
+    """What a depthwise convolution takes and makes gets channels of zeros, up to a multiple of 16.
+
+    onnxruntime's int8 kernel computes 16 channels together and what is left over one by one. Results whose channels
+    belong together are widened together, by zeros in the kernels of the convolutions that make and that take them.
+    """
+    values = _values(graph)
+    together: dict[str, set[str]] = {}  # of a result, all those that have the same channels
+    as_they_are = {value.name for value in (*graph.input, *graph.output)}
+    for node in graph.node:
+        results = {name for name in (*node.input, *node.output) if name and name not in values}
+        if _keeps_channels(node, values):
+            group = results.union(*(together.get(name, ()) for name in results))
+            together.update(dict.fromkeys(group, group))
+        elif node.op_type != "Conv" or node.input[1] not in values or _attributes(node).get("group", 1) > 1:
+            as_they_are |= results
+    more: dict[str, int] = {}  # how many channels a result gets
+    for node in graph.node:
+        if _is_depthwise(node, values) and not together[node.output[0]] & as_they_are:
+            more.update(dict.fromkeys(together[node.output[0]], -len(values[node.input[1]]) % 16))
+    for node in graph.node:
+        made, taken = more.get(node.output[0], 0), more.get(node.input[0], 0)
+        if node.op_type != "Conv" or not (made or taken):
+            continue
+        if _is_depthwise(node, values):
+            next(entry for entry in node.attribute if entry.name == "group").i += made
+            taken = 0
+        for number, name in enumerate(node.input[1:], 1):
+            wider = np.pad(values[name], [(0, made), (0, taken), (0, 0), (0, 0)][: values[name].ndim])
+            node.input[number] = _constant(graph, f"{name}_{len(wider)}_channels", wider)
+    _replace(graph, list(graph.node))
+
+
+def _keeps_channels(node: Any, values: Mapping[str, np.ndarray]) -> bool:
+    """Whether each channel of the result is computed from the same channel of what is given."""
+    constants = [values[name] for name in node.input if name in values]
+    if node.op_type in POINTWISE | {"Identity", "GlobalAveragePool", "Add", "Mul"}:
+        return all(constant.size == 1 for constant in constants)
+    return _is_depthwise(node, values)
+
+
+def _is_depthwise(node: Any, values: Mapping[str, np.ndarray]) -> bool:
+    """Whether it is a convolution of one kernel for each channel."""
+    if node.op_type != "Conv" or node.input[1] not in values:
+        return False
+    return _attributes(node).get("group", 1) == len(values[node.input[1]])
+
+
+def stem(graph: Any) -> list[str]:
+    """The names of the convolutions of the images, and of what activates their results; every node gets one.
+
+    They stay in fp32: of few channels, onnxruntime's int8 kernel takes twice as long to collect its windows.
+    """
+    values, images = _values(graph), {value.name for value in graph.input}
+    names: list[str] = []
+    results: set[str] = set()
+    for number, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+        first = node.op_type == "Conv" and node.input[0] in images
+        if first or (node.op_type in POINTWISE | {"Mul"} and set(node.input) - values.keys() <= results):
+            names.append(node.name)
+            results.add(node.output[0])
+    return names
+
+
 def hard_sigmoids_as_sums(graph: Any) -> None:
-    """Every HardSigmoid of a quantised graph, clip(x / 6 + 1 / 2, 0, 1), becomes an Add, which has an int8 kernel.
+    """Every HardSigmoid that is left in a quantised graph becomes an Add, which has an int8 kernel.
 
     x is dequantised with a sixth of its scale, and 1/2 is added. The clip is where the result's uint8 end: its zero
     point is 0, for nothing below was seen in calibration, and nothing above 1 was. One that is not quantised stays.
@@ -143,13 +246,18 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 
 def _replace(graph: Any, nodes: Sequence[Any]) -> None:
-    """Gives the graph these nodes, and leaves it the constants that they use."""
-    used = {name for node in nodes for name in node.input}
+    """Gives the graph those of the nodes, in their order, that its results need, and leaves it their constants."""
+    used = {output.name for output in graph.output}
+    needed: list[Any] = []
+    for node in reversed(nodes):
+        if used.intersection(node.output):
+            used.update(node.input)
+            needed.insert(0, node)
     constants = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(constants)
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(needed)
 
 
 def _reader(batches: Iterable[Tensor]) -> Any:

@@ -88,11 +88,12 @@ def rounded(model: nn.Module, resolution: int, channels: int = 3) -> fx.GraphMod
                 product = graph.call_function(aten.mul.Tensor, (node.args[0], gate))
             node.replace_all_uses_with(product)
             graph.erase_node(node)
+    stem = _stem(graph)
     for node in list(graph.nodes):
-        if _kind(node) in WEIGHTED:
+        if _kind(node) in WEIGHTED and node not in stem:
             with graph.inserting_before(node):
                 node.update_arg(1, graph.call_function(round_weights, (node.args[1],)))
-        if node.op == "placeholder" or (_kind(node) in ROUNDED and not _fused_with_next(node)):
+        if _kind(node) in ROUNDED and not _fused_with_next(node) and not (node in stem and stem >= node.users.keys()):
             with graph.inserting_after(node):
                 result = graph.call_function(round_activations, (node,))
             node.replace_all_uses_with(result, delete_user_cb=lambda user, result=result: user is not result)
@@ -108,7 +109,19 @@ def _kind(node: fx.Node) -> str:
 
 def _fused_with_next(node: fx.Node) -> bool:
     """Whether the result is only used by an operator that is computed together with this one."""
-    return len(node.users) == 1 and _kind(next(iter(node.users))) in FUSED
+    kind = _kind(next(iter(node.users))) if len(node.users) == 1 else ""
+    return kind in FUSED or (kind == "hardsigmoid" and _kind(node) in WEIGHTED)
+
+
+def _stem(graph: fx.Graph) -> set[fx.Node]:
+    """The images, their convolutions and what activates the results: all in fp32."""
+    stem: set[fx.Node] = set()
+    for node in graph.nodes:
+        given = [x for x in node.args if isinstance(x, fx.Node) and x.op != "get_attr"]
+        activates = _kind(node) in FUSED | {"hardsigmoid", "mul"} and stem.issuperset(given)
+        if node.op == "placeholder" or activates or (_kind(node) == "conv2d" and given[0].op == "placeholder"):
+            stem.add(node)
+    return stem
 
 
 def round_weights(weights: Tensor) -> Tensor:

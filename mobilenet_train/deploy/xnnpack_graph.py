@@ -17,6 +17,8 @@ POINTWISE = {  # what is computed alike on (N, C) and on (N, C, 1, 1)
     for name in ("relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "dropout")
     for overload in (getattr(aten, name).default, getattr(aten, f"{name}_").default)
 }
+RELUS = {aten.relu.default, aten.relu_.default}
+CONVOLUTION = aten.conv2d.default
 CLAMPS = {aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default}
 
 
@@ -53,7 +55,7 @@ def means_as_maps(network: fx.GraphModule) -> None:
             and (weight := _constant(network, node.args[1])) is not None
         ):
             kernel = _parameter(network, node, "kernel", weight[:, :, None, None])
-            maps.add(_replace(node, aten.conv2d.default, (x, kernel, *node.args[2:])))
+            maps.add(_replace(node, CONVOLUTION, (x, kernel, *node.args[2:])))
         elif (vector := _unsqueezed_twice(node)) in maps:
             as_they_are |= {(user, vector) for user in node.users}
             node.replace_all_uses_with(vector)
@@ -70,13 +72,20 @@ def hard_sigmoids_as_clamps(network: fx.GraphModule) -> None:
         if node.target is not aten.hardsigmoid.default:
             continue
         convolution = node.args[0]
-        if convolution.target is not aten.conv2d.default or len(convolution.users) > 1 or len(convolution.args) < 3:
+        if convolution.target is not CONVOLUTION or len(convolution.users) > 1 or len(convolution.args) < 3:
             continue
         weight, bias = (_constant(network, convolution.args[number]) for number in (1, 2))
         if weight is not None and bias is not None:
             convolution.update_arg(1, _parameter(network, convolution, "sixth", weight / 6))
             convolution.update_arg(2, _parameter(network, convolution, "shift", bias / 6 + 0.5))
             _replace(node, aten.hardtanh.default, (convolution, 0.0, 1.0))
+
+
+def _faster_in_fp32(network: fx.GraphModule, convolution: fx.Node) -> bool:
+    """Whether it takes the images, of few channels, or is a depthwise one of 5x5."""
+    x, kernel = convolution.args[:2]
+    weight = _constant(network, kernel)
+    return x.op == "placeholder" or (weight is not None and weight.shape[1:] == (1, 5, 5))  # type: ignore[union-attr]
 
 
 def _unsqueezed_twice(node: fx.Node) -> Any:
@@ -130,7 +139,11 @@ def quantise(network: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
 
 
 def _quantizer() -> Any:
-    """ExecuTorch's quantiser for XNNPACK; a convolution's range is taken after the clamp that is part of it."""
+    """ExecuTorch's quantiser for XNNPACK.
+
+    A convolution's range is taken after the clamp that is part of it. The convolution of the images and the depthwise
+    ones of 5x5 stay in fp32, in which XNNPACK computes them faster.
+    """
     xnnpack = require("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "executorch")
     base: Any = xnnpack.XNNPACKQuantizer
     pt2e = require("torchao.quantization.pt2e.quantizer", "executorch")
@@ -139,7 +152,11 @@ def _quantizer() -> Any:
     class Quantizer(base):
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             for node in super().annotate(model).graph.nodes:
-                if node.target in CLAMPS and (x := node.args[0]).target is aten.conv2d.default and len(x.users) == 1:
+                x: Any = node.args[0] if node.args else None
+                if node.target is CONVOLUTION and _faster_in_fp32(model, node):
+                    for part in (node, *(user for user in node.users if user.target in CLAMPS | RELUS)):
+                        part.meta.pop(key, None)
+                elif node.target in CLAMPS and x.target is CONVOLUTION and key in x.meta and len(x.users) == 1:
                     after = pt2e.QuantizationAnnotation(output_qspec=x.meta[key].output_qspec, _annotated=True)
                     node.meta[key], x.meta[key].output_qspec = after, None
                 elif node.target is aten.flatten.using_ints:  # not a part of the delegate

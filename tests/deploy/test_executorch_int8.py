@@ -13,10 +13,11 @@ from mobilenet_train.data.images import Dataset
 from mobilenet_train.deploy.executorch_program import load_program, to_executorch, traced
 from mobilenet_train.deploy.export import FORMATS, DeployRow, Source, all_logits, check_file, export, top1
 from mobilenet_train.deploy.runtimes import eager_logits
-from mobilenet_train.deploy.xnnpack_graph import suited_to_xnnpack
+from mobilenet_train.deploy.xnnpack_graph import quantise, suited_to_xnnpack
 from mobilenet_train.inference.evaluate import load_test_data
 from mobilenet_train.inference.loading import TrainedRun, load_run
 from mobilenet_train.models import NETWORKS
+from mobilenet_train.models.blocks import ConvNormActivation
 from tests.deploy.networks import Own, Small, lively, train, without_repeats
 
 pytest.importorskip("executorch")
@@ -113,15 +114,28 @@ def test_an_int8_program_is_evaluated_as_what_it_is(
 def test_clamped_results_use_all_their_steps() -> None:
     """A convolution whose results are far outside of 0 to 6, where they are clamped: its steps are 6 / 255 wide."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 3, 1, groups=3), nn.ReLU6(), nn.Conv2d(3, 3, 1, groups=3), nn.Flatten())
-    for layer in (model[0], model[2]):
+    first, second, last = (nn.Conv2d(3, 3, 1, groups=3) for _ in range(3))
+    for layer in (first, second, last):
         layer.weight.data.fill_(1)
-        layer.bias.data.zero_()
+        layer.bias.data.zero_()  # type: ignore[union-attr]
+    model = nn.Sequential(first, second, nn.ReLU6(), last, nn.Flatten())  # the first is in fp32
     images = torch.linspace(-60, 60, 3 * 64).reshape(1, 3, 8, 8)
     logits, _ = load_program(to_executorch(model, 8, {}, calibration=[images]), threads=1)
     steps = logits(images / 10).unique()
     assert float(steps.max()) == pytest.approx(6, abs=0.03)
-    assert float(steps.diff().max()) <= 120 / 255 + 0.03  # the images' own steps
+    assert float(steps.diff().max()) <= 120 / 255 + 0.03  # the steps of what is clamped
+
+
+def test_the_first_and_depthwise_5x5_convolutions_stay_in_fp32() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 8, 8)
+    layers = [ConvNormActivation(3, 8, 3, activation="relu6")]
+    layers += [ConvNormActivation(8, 8, size, groups=8, activation="relu") for size in (5, 3)]
+    model = lively(nn.Sequential(*layers, ConvNormActivation(8, 16, 5, activation="relu")), images)
+    quantised = quantise(traced(suited_to_xnnpack(traced(model, images)), images).module(check_guards=False), [images])
+    convolutions = [node for node in quantised.graph.nodes if "conv2d" in str(node.target)]  # type: ignore[union-attr]
+    in_int8 = ["dequantize" in str(node.args[1].target) for node in convolutions]
+    assert in_int8 == [False, False, True, True]
 
 
 def test_fine_tuning_serves_both_int8_formats(run: TrainedRun, dataset: Dataset) -> None:

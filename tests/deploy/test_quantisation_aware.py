@@ -136,7 +136,7 @@ def test_values_are_rounded_wherever_onnxruntime_rounds_them(finished: Path) -> 
     weighted = sum(node.op_type in ("Conv", "Gemm") for node in quantised.node)
     targets = [node.target for node in rounded(run.model, 32).graph.nodes]
     assert targets.count(round_activations) == activations > 100
-    assert targets.count(round_weights) == weighted
+    assert targets.count(round_weights) == weighted - 1  # the first convolution is in fp32
 
 
 def test_rounding_has_int8s_steps_and_passes_gradients_on() -> None:
