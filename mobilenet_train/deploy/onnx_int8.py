@@ -118,9 +118,7 @@ def hard_sigmoids_as_clips(graph: Any) -> None:
     values = _values(graph)
     takers = Counter(name for node in graph.node for name in node.input)
     convolutions = {
-        node.output[0]: node
-        for node in graph.node
-        if node.op_type == "Conv" and len(node.input) == 3 and values.keys() >= set(node.input[1:])
+        node.output[0]: node for node in graph.node if _is_convolution(node, values) and len(node.input) == 3
     }
     nodes = []
     for node in graph.node:
@@ -143,6 +141,7 @@ def channels_in_sixteens(graph: Any) -> None:
     belong together are widened together, by zeros in the kernels of the convolutions that make and that take them.
     """
     values = _values(graph)
+    made_by = {node.output[0]: node for node in graph.node if _is_convolution(node, values)}
     together: dict[str, set[str]] = {}  # of a result, all those that have the same channels
     as_they_are = {value.name for value in (*graph.input, *graph.output)}
     for node in graph.node:
@@ -150,21 +149,22 @@ def channels_in_sixteens(graph: Any) -> None:
         if _keeps_channels(node, values):
             group = results.union(*(together.get(name, ()) for name in results))
             together.update(dict.fromkeys(group, group))
-        elif node.op_type != "Conv" or node.input[1] not in values or _attributes(node).get("group", 1) > 1:
+        elif not _is_convolution(node, values) or _attributes(node).get("group", 1) > 1:
             as_they_are |= results
     more: dict[str, int] = {}  # how many channels a result gets
-    for node in graph.node:
-        if _is_depthwise(node, values) and not together[node.output[0]] & as_they_are:
-            more.update(dict.fromkeys(together[node.output[0]], -len(values[node.input[1]]) % 16))
-    for node in graph.node:
+    for name, node in made_by.items():
+        group, channels = together.get(name, set()), len(values[node.input[1]])
+        alike = {len(values[made_by[other].input[1]]) for other in group & made_by.keys()} == {channels}
+        if _is_depthwise(node, values) and alike and not group & as_they_are:
+            more.update(dict.fromkeys(group, -channels % 16))
+    for node in made_by.values():
         made, taken = more.get(node.output[0], 0), more.get(node.input[0], 0)
-        if node.op_type != "Conv" or not (made or taken):
-            continue
         if _is_depthwise(node, values):
             next(entry for entry in node.attribute if entry.name == "group").i += made
             taken = 0
         for number, name in enumerate(node.input[1:], 1):
-            wider = np.pad(values[name], [(0, made), (0, taken), (0, 0), (0, 0)][: values[name].ndim])
+            value = values[name]
+            wider = np.pad(value, [(0, made), (0, taken), *[(0, 0)] * value.ndim][: value.ndim])
             node.input[number] = _constant(graph, f"{name}_{len(wider)}_channels", wider)
     _replace(graph, list(graph.node))
 
@@ -179,9 +179,12 @@ def _keeps_channels(node: Any, values: Mapping[str, np.ndarray]) -> bool:
 
 def _is_depthwise(node: Any, values: Mapping[str, np.ndarray]) -> bool:
     """Whether it is a convolution of one kernel for each channel."""
-    if node.op_type != "Conv" or node.input[1] not in values:
-        return False
-    return _attributes(node).get("group", 1) == len(values[node.input[1]])
+    return _is_convolution(node, values) and _attributes(node).get("group", 1) == len(values[node.input[1]])
+
+
+def _is_convolution(node: Any, values: Mapping[str, np.ndarray]) -> bool:
+    """Whether it is one whose weights are constants."""
+    return node.op_type == "Conv" and values.keys() >= set(node.input[1:])
 
 
 def stem(graph: Any) -> list[str]:

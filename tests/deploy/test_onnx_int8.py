@@ -111,6 +111,27 @@ def test_wider_channels_and_clips_change_nothing(graphs: Graphs) -> None:
     )
 
 
+class Gated(nn.Module):
+    """Depthwise maps of five channels times one channel, and of seven that leave the network as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 1, 1), nn.Conv2d(5, 7, 1)
+        self.depthwise, self.out = nn.Conv2d(5, 5, 3, groups=5), nn.Conv2d(7, 7, 3, groups=7)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.depthwise(self.first(images))
+        return self.out(self.last(maps * self.gate(maps).relu())).flatten(1)
+
+
+def test_channels_of_a_network_of_ones_own_are_left_where_others_need_them() -> None:
+    torch.manual_seed(0)
+    images, model = torch.randn(2, 3, 8, 8), Gated().requires_grad_(False)
+    graph = onnx.load_from_string(to_onnx(model, 8, {}))
+    channels_in_sixteens(graph.graph)
+    torch.testing.assert_close(logits(graph.SerializeToString(), images), model(images))
+
+
 def channelwise(bias: bool = False) -> nn.Conv2d:
     """A convolution that changes nothing, after which onnxruntime quantises."""
     convolution = nn.Conv2d(3, 3, 1, groups=3, bias=bias)
