@@ -148,14 +148,20 @@ def _quantizer() -> Any:
     base: Any = xnnpack.XNNPACKQuantizer
     pt2e = require("torchao.quantization.pt2e.quantizer", "executorch")
     key = pt2e.quantizer.Q_ANNOTATION_KEY
+    int8 = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
 
     class Quantizer(base):
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             for node in super().annotate(model).graph.nodes:
                 x: Any = node.args[0] if node.args else None
                 if node.target is CONVOLUTION and _faster_in_fp32(model, node):
-                    for part in (node, *(user for user in node.users if user.target in CLAMPS | RELUS)):
+                    clamps = [user for user in node.users if user.target in CLAMPS | RELUS]
+                    for part in (node, *clamps):
                         part.meta.pop(key, None)
+                        if any(key in user.meta for user in part.users if user not in clamps):
+                            part.meta[key] = pt2e.QuantizationAnnotation(
+                                output_qspec=int8.output_activation, _annotated=True
+                            )
                 elif node.target in CLAMPS and x.target is CONVOLUTION and key in x.meta and len(x.users) == 1:
                     after = pt2e.QuantizationAnnotation(output_qspec=x.meta[key].output_qspec, _annotated=True)
                     node.meta[key], x.meta[key].output_qspec = after, None
@@ -163,4 +169,4 @@ def _quantizer() -> Any:
                     node.meta.pop(key, None)
             return model
 
-    return Quantizer().set_global(xnnpack.get_symmetric_quantization_config(is_per_channel=True))
+    return Quantizer().set_global(int8)
