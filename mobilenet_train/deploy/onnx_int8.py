@@ -98,7 +98,8 @@ def means_as_maps(graph: Any) -> None:
 
 def _as_map(node: Any, values: Mapping[str, np.ndarray]) -> bool:
     """Whether it makes (N, C, 1, 1) of (N, C)."""
-    return node.op_type == "Unsqueeze" and values[node.input[1]].tolist() in POSITIONS
+    axes = values.get(node.input[1]) if node.op_type == "Unsqueeze" else None
+    return axes is not None and axes.tolist() in POSITIONS
 
 
 def _flattened(graph: Any, node: Any, maps: Collection[str]) -> Iterator[Any]:
@@ -159,6 +160,8 @@ def channels_in_sixteens(graph: Any) -> None:
             more.update(dict.fromkeys(group, -channels % 16))
     for node in made_by.values():
         made, taken = more.get(node.output[0], 0), more.get(node.input[0], 0)
+        if not (made or taken):
+            continue
         if _is_depthwise(node, values):
             next(entry for entry in node.attribute if entry.name == "group").i += made
             taken = 0
@@ -179,7 +182,10 @@ def _keeps_channels(node: Any, values: Mapping[str, np.ndarray]) -> bool:
 
 def _is_depthwise(node: Any, values: Mapping[str, np.ndarray]) -> bool:
     """Whether it is a convolution of one kernel for each channel."""
-    return _is_convolution(node, values) and _attributes(node).get("group", 1) == len(values[node.input[1]])
+    if not _is_convolution(node, values):
+        return False
+    kernels = values[node.input[1]]
+    return kernels.shape[1] == 1 and _attributes(node).get("group", 1) == len(kernels) > 1
 
 
 def _is_convolution(node: Any, values: Mapping[str, np.ndarray]) -> bool:

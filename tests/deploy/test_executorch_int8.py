@@ -24,13 +24,14 @@ from tests.deploy.networks import Own, Small, lively, train, without_repeats
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("executorch.exir")
-pytestmark = [pytest.mark.usefixtures("short_timings"), pytest.mark.filterwarnings("ignore")]  # ExecuTorch's own
+pytestmark = pytest.mark.usefixtures("short_timings")
 
 
 def operators(model: nn.Module) -> set[str]:
     return {str(node.target) for node in model.graph.nodes if node.op == "call_function"}  # type: ignore[union-attr]
 
 
+@pytest.mark.filterwarnings("ignore")  # ExecuTorch's own
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_rewritten_network_computes_the_same_without_what_xnnpack_leaves(name: str) -> None:
     torch.manual_seed(0)
@@ -131,6 +132,7 @@ def test_clamped_results_use_all_their_steps() -> None:
     assert float(steps.diff().max()) <= 120 / 255 + 0.03  # the steps of what is clamped
 
 
+@pytest.mark.filterwarnings("ignore")  # ExecuTorch's own
 def test_the_first_and_depthwise_5x5_convolutions_stay_in_fp32() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 8, 8)
