@@ -10,12 +10,10 @@ from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
-from unittest.mock import create_autospec
 
 import pytest
 from hydra.core.override_parser.types import Override
 
-import mobilenet_train
 from mobilenet_train.cli.line import read_line
 from mobilenet_train.config.compose import compose_config
 from mobilenet_train.config.overrides import parsed
@@ -102,17 +100,6 @@ def test_the_pages_name_every_command_and_only_extras_and_scripts_that_exist() -
 def test_python_on_a_page_compiles(page: str) -> None:
     for body in blocks(page, "python"):
         compile(body, page, "exec")
-
-
-def test_python_s_page_uses_functions_and_methods_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = create_autospec(mobilenet_train.Run, instance=True)
-    for name in ("sweep", "train"):
-        monkeypatch.setattr(mobilenet_train, name, create_autospec(getattr(mobilenet_train, name)))
-    monkeypatch.setattr(mobilenet_train, "ImageData", create_autospec(mobilenet_train.ImageData))
-    mobilenet_train.train.return_value = run
-    arrays = dict.fromkeys(("x", "y", "x_test", "y_test", "my_network"))
-    exec(blocks("docs/python.md", "python")[0], arrays)
-    run.resume.assert_called_once_with()
 
 
 def anchors(text: str) -> set[str]:

@@ -3,45 +3,17 @@
 import os
 import signal
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from mobilenet_train import Sweep, UserError, sweep
-from mobilenet_train.api import sweep as sweep_module
-from tests.children import Child, mnet_train
-from tests.sweeps.conftest import fork_jobs
 
 WORDS = ("dataset=digits", "model=v3_small", "dataset.max_per_class=4", "dataset.resolution=16", "batch_size=16")
 SETTINGS = {"model.width_mult": (0.03, 0.05), "device": "cpu", "device.threads": 1, "tensorboard": False}
 
 
-class ForkedCommand:
-    """What `spawn(["-m", "mobilenet_train", *words], ...)` returns, forked, as its jobs are.
-
-    Not from this process: after a backward pass of a test before, torch refuses another in a fork.
-    """
-
-    def __init__(self, arguments: Sequence[str], **_: object) -> None:
-        pipes = [os.pipe(), os.pipe()]
-        ends = [Path(f"/proc/{os.getpid()}/fd/{into}") for _, into in pipes]
-        self._child = Child(ends[0], mnet_train(*arguments[2:], prepare=fork_jobs), errors=ends[1])
-        theirs = [Path(f"/proc/{self._child.pid}/fd/{number}") for number in (1, 2)]
-        self._child.wait_for(lambda: [path.readlink() for path in theirs] == [path.readlink() for path in ends])
-        for _, into in pipes:
-            os.close(into)
-        self.stdout, self.stderr = (os.fdopen(out) for out, _ in pipes)
-        self.send_signal = self._child.kill
-
-    def wait(self) -> int:
-        self.returncode = self._child.wait()
-        return self.returncode
-
-
-@pytest.fixture(autouse=True)
-def forked_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_module, "spawn", ForkedCommand)
+pytestmark = pytest.mark.usefixtures("forked_command")
 
 
 def test_a_sweep_is_run_continued_and_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
