@@ -68,8 +68,10 @@ def log_axis(axes: Any, values: Sequence[float]) -> None:
 def label_points(axes: Any, labels: Iterable[tuple[float, float, str, str]], fontsize: float = 8) -> int:
     """Writes (x, y, text, colour) beside their points, the first of them first; returns how many found room.
 
-    A label lies within the axes, and neither over another nor over a point that is to be labelled.
+    A label lies within the axes, and neither over another nor over a point that is to be labelled. Lines below it end
+    at its white rim.
     """
+    from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     wanted = list(labels)
@@ -82,7 +84,7 @@ def label_points(axes: Any, labels: Iterable[tuple[float, float, str, str]], fon
         for right, up, side in PLACES:
             note = axes.annotate(
                 printable(text), (x, y), (right, up), textcoords="offset points", ha=side, fontsize=fontsize,
-                color=colour, parse_math=False,
+                color=colour, parse_math=False, path_effects=[withStroke(linewidth=3, foreground="white")],
             )  # fmt: skip
             box = note.get_window_extent(renderer)
             if _inside(box, frame) and not box.count_overlaps(taken):
