@@ -59,7 +59,7 @@ def _training_rows(parts: RunParts) -> Iterator[tuple[str, str]]:
     limited = plan.updates < UNLIMITED
     epochs, updates = counted(plan.epochs(plan.updates), "epoch"), counted(plan.updates, "update")
     length = f"{epochs}, {updates}" if limited else "updates"
-    limit = f"{config.budget} or " if config.budget else ""
+    limit = f"{config.budget} {'or' if limited else 'in'} " if config.budget else ""
     yield "training", f"{limit}{length} of {images_per_update(config)} images"
     if plan.teacher is not None:
         learned = f"{config.distill.weight:.0%} of the loss, temperature {config.distill.temperature:g}"

@@ -52,7 +52,7 @@ def differences(runs: Sequence[Path]) -> list[Difference]:
     Raises RunError for a folder that is not a run.
     """
     values = [dict(_values(run)) for run in runs]
-    keys = dict.fromkeys(key for one in values for key in one)
+    keys = sorted(dict.fromkeys(key for one in values for key in one), key=lambda key: key.startswith(RESULT))
     both = [Difference(key, tuple(one.get(key) for one in values)) for key in keys]
     return [one for one in both if len(set(map(_text, one.found))) > 1]
 
@@ -68,6 +68,8 @@ def _values(run: Path) -> Iterator[tuple[str, Any]]:
 def _shown(key: str, value: Any) -> str:
     if value is not None and key == f"{RESULT}training_seconds":
         return duration(value)
+    if value is not None and key.startswith(RESULT) and key.endswith(".top1"):
+        return f"{value:.2f}"
     if value is not None and key.endswith("_bytes"):
         return f"{value / 2**20:,.1f} MiB"
     return _text(value)

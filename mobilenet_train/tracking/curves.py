@@ -89,15 +89,16 @@ def _cut_spikes(axes: Any, curves: Curves) -> None:
         at_epoch = {name: by_epoch[epoch] for name, by_epoch in curves.items() if epoch in by_epoch}
         beyond = [f"{name} {loss:.3g}" for name, loss in at_epoch.items() if loss > limit]
         if beyond:
-            axes.annotate("\n".join(beyond), (epoch, top), (5, -2), textcoords="offset points", va="top", fontsize=8)
+            look = {"textcoords": "offset points", "rotation": 90, "ha": "center", "va": "top", "fontsize": 8}
+            axes.annotate("\n".join(beyond), (epoch, top), (0, -2), **look)
 
 
 def usual_limit(curves: Sequence[Sequence[float]]) -> float:
-    """SPIKE times the largest running median of five epochs: one or two epochs alone do not move it."""
+    """SPIKE times the largest median of five epochs in a row: one or two epochs alone do not move it."""
     medians = [
         median(near)
         for values in curves
-        for at in range(len(values))
-        if (near := [value for value in values[max(0, at - 2) : at + 3] if isfinite(value)])
+        for first in range(max(1, len(values) - 4))
+        if (near := [value for value in values[first : first + 5] if isfinite(value)])
     ]
     return SPIKE * max(medians, default=float("inf"))

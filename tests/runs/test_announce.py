@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from rich.console import Console
 from torch import nn
 
@@ -52,3 +53,15 @@ def test_nothing_is_left_out_of_whole_batches() -> None:
     assert len(parts.dataset.train) % 32 == 0
     assert "left out" not in dict(plan_rows(parts))
     assert class_counts(parts.dataset) == "16 for training, 16 for testing"
+
+
+@pytest.mark.parametrize(
+    ("words", "length"),
+    [
+        (["budget=10m"], "10m in updates of 32 images"),
+        (["budget=10m", "max_updates=3"], "10m or 1 epoch, 3 updates of 32 images"),
+    ],
+)
+def test_the_length_of_a_run_with_a_budget_is_its_time_and_what_else_limits_it(words: list[str], length: str) -> None:
+    typed = [word for word in TINY if not word.startswith("epochs")]
+    assert dict(plan_rows(build_run(configure(*typed, *words))))["training"] == length

@@ -99,9 +99,16 @@ def test_runs_differ_in_configuration_and_results(tmp_path: Path) -> None:
     found = differences([next(folder.glob(f"width_mult-{width}_*")) for width in (0.1, 0.25, 0.5)])
     assert found[0] == Difference("model.width_mult", (0.1, 0.25, 0.5))
     main = [row.cells for row in found if row.is_main]
-    assert main == [["model.width_mult", "0.1", "0.25", "0.5"], ["test top-1 in %", "60", "61", "61"]]
+    assert main == [["model.width_mult", "0.1", "0.25", "0.5"], ["test top-1 in %", "60.00", "61.00", "61.00"]]
     assert ["result: parameters", "100000", "250000", "500000"] in [row.cells for row in found]
     assert "result: status" not in {row.key for row in found}
+
+
+def test_a_key_that_only_the_second_run_has_stands_before_the_results(tmp_path: Path) -> None:
+    sweeps = make_sweep(tmp_path / "a", {(0.1, 0): 60.0}), make_sweep(tmp_path / "b", {(0.1, 0): 61.0}, "optim=muon")
+    keys = [row.key for row in differences([next(sweep.glob("width_mult-*")) for sweep in sweeps])]
+    assert "optim.sgd_lr" in keys
+    assert keys == sorted(keys, key=lambda key: key.startswith("result: "))
 
 
 def test_a_difference_shows_times_and_sizes_in_units_that_people_read() -> None:

@@ -28,19 +28,19 @@ def test_curves_that_cannot_be_written_are_named_with_the_reason(tmp_path: Path)
         draw_curves([result(0)], path, "a title", "a machine")
 
 
-def spiked(at: int, loss: float) -> list[EpochResult]:
-    return [result(epoch, test=Score(loss if epoch == at else 2 - epoch / 10, 50.0)) for epoch in range(12)]
+def spiked(spikes: dict[int, float]) -> list[EpochResult]:
+    return [result(epoch, test=Score(spikes.get(epoch, 2 - epoch / 10), 50.0)) for epoch in range(12)]
 
 
-@pytest.mark.parametrize("at", [0, 5, 11])
-def test_one_spike_of_the_loss_is_written_down_and_does_not_flatten_the_rest(at: int) -> None:
-    loss = curves_figure(spiked(at, 85.0), "a title", "a machine").axes[0]
+@pytest.mark.parametrize("spikes", [{0: 85.0}, {5: 85.0}, {11: 85.0}, {1: 185.0, 2: 55.0}, {10: 55.0, 11: 185.0}])
+def test_spikes_of_the_loss_are_written_down_and_do_not_flatten_the_rest(spikes: dict[int, float]) -> None:
+    loss = curves_figure(spiked(spikes), "a title", "a machine").axes[0]
     assert 2 < loss.get_ylim()[1] < 3
-    assert [note.get_text() for note in loss.texts] == ["test 85"]
+    assert [note.get_text() for note in loss.texts] == [f"test {value:g}" for value in spikes.values()]
 
 
 def test_an_ordinary_loss_is_shown_whole() -> None:
-    loss = curves_figure(spiked(5, 4.0), "a title", "a machine").axes[0]
+    loss = curves_figure(spiked({5: 4.0}), "a title", "a machine").axes[0]
     assert loss.get_ylim()[1] > 4
     assert not loss.texts
 
