@@ -125,6 +125,7 @@ def timed_names(arguments: argparse.Namespace, runtimes: list[str]) -> "list[Row
         arguments.threads,
         runtimes,
     )
+    tool.say_measuring("mnet-bench", len(settings), arguments.seconds)
     return new_bench(arguments.classes or 1000, arguments.device, training_step).run(settings, arguments.seconds)
 
 

@@ -97,6 +97,7 @@ def from_this_machine(arguments: argparse.Namespace) -> "Known":
     bench = new_bench(arguments.classes, arguments.device, training_step)
 
     def measure(chosen: "Sequence[Candidate]") -> "list[Timing]":
+        tool.say_measuring("mnet-plan", len(chosen), arguments.seconds)
         settings = [Setting(c.model, c.width, c.resolution, 1, arguments.threads, runtime) for c in chosen]
         return [row.timing for row in bench.run(settings, arguments.seconds)]
 

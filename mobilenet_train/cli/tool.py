@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mobilenet_train import __version__
 from mobilenet_train.cli.guard import guarded
 from mobilenet_train.config.fields import IMAGES, MANY, MOST_PIXELS, MOST_WIDTH
-from mobilenet_train.console import plain, printable, title_of
+from mobilenet_train.console import counted, plain, printable, title_of
 from mobilenet_train.disk import expanded, regular
 from mobilenet_train.errors import ConfigError, RunError
 
@@ -212,3 +212,8 @@ def new_table(title: str, text: Sequence[str], numbers: Sequence[str]) -> "Table
     for name in numbers:
         table.add_column(plain(name), justify="right", no_wrap=True)
     return table
+
+
+def say_measuring(program: str, count: int, seconds: float) -> None:
+    """Says on stderr what is waited for."""
+    print(f"{program}: preparing and taking {counted(count, 'measurement')} of {seconds:g} s ...", file=sys.stderr)

@@ -32,7 +32,9 @@ def test_every_combination_is_timed_in_each_runtime(tool: Tool, capsys: pytest.C
         tool("mnet-bench", *SMALL, "--model", "v1", "--batch", "1,2", "--runtime", "eager,onnx,onnx-int8", "--json")
         == 0
     )
-    rows = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert "mnet-bench: preparing and taking 6 measurements of " in err  # what is waited for
+    rows = json.loads(out)
     assert [(row["batch"], row["runtime"]) for row in rows] == [
         (batch, runtime) for batch in (1, 2) for runtime in ("eager", "onnx", "onnx-int8")
     ]
