@@ -66,11 +66,13 @@ def _values(run: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(key: str, value: Any) -> str:
-    if value is not None and key == f"{RESULT}training_seconds":
+    if value is None:
+        return _text(value)
+    if key == f"{RESULT}training_seconds":
         return duration(value)
-    if value is not None and key.startswith(RESULT) and key.endswith(".top1"):
+    if key.startswith(RESULT) and key.endswith(".top1"):
         return f"{value:.2f}"
-    if value is not None and key.endswith("_bytes"):
+    if key.endswith("_bytes"):
         return f"{value / 2**20:,.1f} MiB"
     return _text(value)
 
