@@ -82,8 +82,13 @@ def describe_machine() -> str:
 
 
 def processor() -> str:
-    """Its name, and the cores that this process may use."""
-    return f"{_cpuinfo('model name') or platform.processor() or platform.machine()}, {usable_cores()} cores"
+    """Its model, and the cores that this process may use."""
+    return f"{processor_model()}, {usable_cores()} cores"
+
+
+def processor_model() -> str:
+    """What the processor calls itself."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _cpuinfo(field: str) -> str:

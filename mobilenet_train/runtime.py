@@ -3,16 +3,19 @@
 import ctypes
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from mobilenet_train.config.schema import DeviceConfig
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.kernels import bindings as kernels
-from mobilenet_train.machine import cpu_flags, processor, usable_cores
+from mobilenet_train.machine import cpu_flags, processor, processor_model, usable_cores
 from mobilenet_train.ranks import ALONE, Ranks
 
+OLDER = {"processor": "unknown", "compile": None, "numerics": 1}  # the environment of a checkpoint without these keys
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
@@ -165,14 +168,22 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def environment(runtime: Runtime) -> dict[str, str | int]:
-    """What the last bits of a result depend on."""
+    """What the last bits of a result depend on; two makes of CPU with the same instructions add up in other orders."""
+    on_cpu = {"processor": processor_model()} if runtime.device.type == "cpu" else {}
     return {
         "torch": str(torch.__version__),
         "device": device_name(runtime.device),
+        **on_cpu,
         "threads": runtime.threads,
         "ranks": runtime.ranks.size,
         "precision": runtime.precision,
     }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How the environment `now` differs from the one that a checkpoint was saved in."""
+    before = {**OLDER, **before}
+    return [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
 
 
 def machine_of(device: torch.device) -> str:

@@ -16,7 +16,7 @@ import yaml
 from mobilenet_train import checkpoint
 from mobilenet_train.config.saved import read_saved
 from mobilenet_train.models.build import build_model
-from mobilenet_train.runs.build import OLDER
+from mobilenet_train.runtime import OLDER
 from mobilenet_train.sweeps.folder import read_manifest
 from tests.children import Child, mnet_train
 from tests.records import rows
@@ -64,7 +64,7 @@ def test_an_old_run_ends_with_the_bytes_that_its_own_version_would_have_made(run
     saved = checkpoint.load(resumed / run / "checkpoints/last.pt")
     assert [row["epoch"] for row in rows(resumed / run)] == [row["epoch"] for row in expected["rows"]]
     if saved["environment"] != {**OLDER, **expected["environment"]}:
-        assert "the end will not be bit-identical" in (resumed / f"{run}.txt").read_text()
+        assert "the end may not be bit-identical" in (resumed / f"{run}.txt").read_text()
         assert float(rows(resumed / run)[-1]["train_loss"]) == pytest.approx(
             float(expected["rows"][-1]["train_loss"]), 0.2
         )

@@ -103,6 +103,19 @@ def test_tools_take_the_precision_of_the_run_where_the_device_has_it(monkeypatch
     assert runtime_of(arguments, config, threads=1).precision == "fp32"
 
 
+def test_another_make_of_cpu_is_another_environment_and_an_older_checkpoints_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "processor_model", lambda: "AMD EPYC")
+    there = runtime.environment(set_up(ALONE, "device=cpu"))
+    assert runtime.changes({**there, "compile": None}, there) == []
+    monkeypatch.setattr(runtime, "processor_model", lambda: "Intel Xeon")
+    here = runtime.environment(set_up(ALONE, "device=cpu"))
+    assert runtime.changes(there, here) == ["processor AMD EPYC -> Intel Xeon"]
+    del there["processor"]
+    assert runtime.changes(there, here) == ["processor unknown -> Intel Xeon"]
+
+
 def test_each_rank_of_a_machine_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, gpus=2)
     assert set_up(Ranks(3, 4, 1, 2), "device=cuda").device == torch.device("cuda", 1)

@@ -21,7 +21,7 @@ from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.inference.loading import TrainedRun, Weights, load_run
 from mobilenet_train.models import count_costs
 from mobilenet_train.results import Score
-from mobilenet_train.runtime import Runtime, environment
+from mobilenet_train.runtime import Runtime, changes, environment
 from mobilenet_train.training.evaluation import evaluate
 
 CALIBRATION_BINS = 15  # as Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599)
@@ -211,12 +211,11 @@ def verify(run: TrainedRun, dataset: Dataset, evaluated: Sequence[Evaluated], ru
     message = "; ".join(compared)
     if worst == 0:
         return Verdict("verified", message)
-    then, here = facts.environment, environment(runtime)
-    other = [f"{key} {then.get(key)} -> {here[key]}" for key in here if then.get(key) != here[key]]
+    other = changes(facts.environment, environment(runtime))
     if not runtime.deterministic:
         other.append("device.deterministic=false")
-    if then.get("compile") is not None:
-        other.append(f"device.compile={then['compile']}")
+    if facts.environment.get("compile") is not None:
+        other.append(f"device.compile={facts.environment['compile']}")
     if other and worst <= max(1, ROUNDING_SHARE * count):
         return Verdict("rounding", f"{message}; {', '.join(other)}, so the last bits differ", changed)
     return Verdict("failed", message, changed)

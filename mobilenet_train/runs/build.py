@@ -33,7 +33,6 @@ from mobilenet_train.weights.pretrained import freeze, read_weights, start_from
 # Muon's kernels are multiplied in stacks now; statistics of batch-norm are added up over ranks in float64;
 # balance=sampling has other draws for an image that comes again; resized crops of much larger images are antialiased.
 NUMERICS = {"muon": 2, "ranks": 2, "sampling": 3, "shrinking crop": 3}
-OLDER = {"compile": None, "numerics": 1}  # the environment of a checkpoint that has no such keys
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from mobilenet_train.config.saved import Saved, from_record
 from mobilenet_train.console import say
 from mobilenet_train.data.images import same_images
 from mobilenet_train.errors import RunError
-from mobilenet_train.runs.build import OLDER, RunParts
+from mobilenet_train.runs.build import RunParts
 from mobilenet_train.runs.teacher import refuse_other_teacher
+from mobilenet_train.runtime import changes
 from mobilenet_train.tracking.metrics_csv import read_metrics
 
 
@@ -72,12 +73,11 @@ def restore(parts: RunParts, saved: dict[str, Any], record: Saved, folder: Path,
     refuse_other_teacher(saved, parts.config.distill.teacher, parts.plan.teacher)
     parts.state.load_state_dict(saved)
     now = {**parts.environment, "images": parts.dataset.fingerprint}
-    before = {**OLDER, **saved["environment"], "images": saved["fingerprint"]}
-    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    changed = changes({**saved["environment"], "images": saved["fingerprint"]}, now)
     if not parts.runtime.deterministic:
         changed.append("device.deterministic=false")
     if changed:
-        say(console, f"{', '.join(changed)}: the end will not be bit-identical", kind="note")
+        say(console, f"{', '.join(changed)}: the end may not be bit-identical", kind="note")
     state = parts.state
     say(console, f"resuming {folder} at epoch {state.epoch}, batch {state.batch} (update {state.step})")
 

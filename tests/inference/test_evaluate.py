@@ -119,13 +119,13 @@ def test_a_change_that_leaves_the_number_of_right_images_is_seen_too(run: Path) 
 
 def test_on_another_machine_a_single_image_is_rounding_and_many_are_a_failure(run: Path) -> None:
     saved = checkpoint.load(run / "checkpoints/last.pt")
-    elsewhere = {**saved["environment"], "device": "cpu Another"}
+    elsewhere = {**saved["environment"], "processor": "Another"}
     one = saved["test_predictions"].clone()
     one[3] = (one[3] + 1) % 10
     rewrite(run, environment=elsewhere, test_predictions=one)
     found = verdict(run)
     assert found.status == "rounding"
-    assert "device cpu Another -> " in found.message
+    assert "processor Another -> " in found.message
     assert len(found.changed) == 1
     rewrite(run, test_predictions=(saved["test_predictions"] + 1) % 10)
     assert verdict(run).status == "failed"

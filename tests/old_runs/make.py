@@ -3,7 +3,8 @@
     python tests/old_runs/make.py FOLDER
 
 `52a255a/` was made with that commit. Runs are stopped in the middle; `expected.json` has what the same version makes of
-them when it resumes: the environment, digests of the last checkpoint's parts, and the rows of metrics.csv.
+them when it resumes: the environment, digests of the last checkpoint's parts, and the rows of metrics.csv. The
+processor was written into that of 52a255a by hand; the version did not save it.
 """
 
 import csv
