@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -52,7 +53,11 @@ LONGEST = (  # a long file that starts last would leave the other worker idle
 
 
 def pytest_sessionstart() -> None:
-    """With MNET_REQUIRE_EXTRAS=1 no test may be skipped because a package is not installed."""
+    """With MNET_REQUIRE_EXTRAS=1 no test may be skipped because a package is not installed.
+
+    What a shell starts in the background ignores Ctrl-C; the tests send it to their children.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     missing = [name for name in EXTRAS if find_spec(name) is None]
     if missing and os.environ.get("MNET_REQUIRE_EXTRAS") == "1":
         raise pytest.UsageError(f"not installed: {', '.join(missing)}; pip install -e '.[dev]'")
