@@ -21,7 +21,7 @@ from mobilenet_train.inference.loading import TrainedRun, load_run
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-EPOCHS = 12  # of five batches
+EPOCHS = 24  # of five batches
 
 
 class Small(nn.Module):
@@ -62,7 +62,7 @@ class Spoiled:
 def short_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mobilenet_train.deploy.export.TIMED_SECONDS", 0.001)
-        patch.setattr("mobilenet_train.deploy.quantisation_aware.PEAK_LEARNING_RATE", 0.03)  # for 60 updates in all
+        patch.setattr("mobilenet_train.deploy.quantisation_aware.PEAK_LEARNING_RATE", 0.03)  # for 120 updates in all
         yield
 
 
@@ -96,7 +96,7 @@ def trained(run: TrainedRun, dataset: Dataset) -> nn.Module:
 
 def test_fine_tuning_recovers_what_plain_quantisation_loses(spoiled: Spoiled) -> None:
     assert spoiled.plain["onnx-int8"].drop > 50
-    assert spoiled.tuned["onnx-int8"].drop < 0.5 * spoiled.plain["onnx-int8"].drop
+    assert spoiled.tuned["onnx-int8"].drop < 0.3 * spoiled.plain["onnx-int8"].drop
 
 
 def test_the_drop_is_against_the_network_as_it_was_trained(spoiled: Spoiled) -> None:

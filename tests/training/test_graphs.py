@@ -60,7 +60,8 @@ def test_a_replayed_update_sees_its_own_batch_learning_rate_and_dropout(
     usual = build_run(configure(*OPTIONS, f"optim={optim}"))
     trained(usual)
     ends = [[p.detach().flatten() for p in one.state.model.parameters()] for one in (parts, usual)]
-    assert torch.cosine_similarity(*map(torch.cat, ends), dim=0) > 0.995  # Muon's differences grow
+    alike = 0.995 if optim == "muon" else 0.999  # Muon's differences grow
+    assert torch.cosine_similarity(*map(torch.cat, ends), dim=0) > alike
 
 
 def test_graphs_are_recorded_anew_for_the_tensors_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
