@@ -153,6 +153,7 @@ def test_a_finished_old_sweep_runs_nothing(words: list[str], sweep: Callable[...
     before, folders = summaries(tmp_path / "outputs"), sorted((tmp_path / "outputs").iterdir())
     said = sweep(*words)
     assert "started" not in said
+    assert ("began with other defaults (optim.name" in said) == ("dataset=imagenet_subset" in words)
     assert summaries(tmp_path / "outputs") == before
     assert sorted((tmp_path / "outputs").iterdir()) == folders
 

@@ -50,12 +50,12 @@ class Candidate:
 
     @property
     def command(self) -> str:
-        """What trains it on image files, from ImageNet's weights where there are any."""
+        """What trains it on image files: fine-tuning of ImageNet's weights where there are any."""
         trained = trained_weights(self.model, self.width)
         network = (
             f"model={self.model}",
             f"model.width_mult={self.width:g}",
-            *(trained[0].overrides if trained else ()),
+            *(("experiment=finetune", *trained[0].overrides) if trained else ()),
         )
         data = ("dataset=folder", "dataset.root=FOLDER", f"dataset.resolution={self.resolution}")
         return shlex.join(("mnet-train", *network, *data))

@@ -2,19 +2,19 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mobilenet_train.config.overrides import parsed
-from mobilenet_train.config.saved import read_saved, read_words
+from mobilenet_train.config.saved import Saved, read_saved, read_words
 from mobilenet_train.disk import read_json, regular, write_text
 from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.runs.folder import read_summary
-from mobilenet_train.sweeps.jobs import Job, hashes, identity
+from mobilenet_train.sweeps.jobs import Job, hashes, identity, typed_by_key
 
 FORMAT = 3  # of sweep.json; without a number it is of version 0.1.0
 JOB_NAME = re.compile(r".+_[0-9a-f]{8}")  # as `make_job` names it
@@ -35,6 +35,15 @@ class Manifest:
         known = {job.hash for job in self.jobs}
         kept = [job for job in self.jobs if job.hash != NEVER_STARTED]
         return Manifest(self.overrides, [*kept, *(job for job in more if job.hash not in known)])
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A job that was started before."""
+
+    job: Job
+    typed: dict[str, str]  # for this job, its folder and free keys left out
+    saved: Saved
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -119,11 +128,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_text(folder / "sweep.json", json.dumps({"format": FORMAT, **asdict(manifest)}, indent=2) + "\n")
 
 
-def known_names(folder: Path, jobs: Sequence[Job]) -> list[Job]:
-    """The jobs under the names that they have in this folder already; equal jobs have the first one's."""
-    there = (folder / "sweep.json").exists()
-    names = {job.hash: job.name for job in (read_manifest(folder) if there else rebuilt_manifest(folder)).jobs}
-    return [replace(job, name=names.setdefault(job.hash, job.name)) for job in jobs]
+def known_jobs(folder: Path) -> list[Job]:
+    """The jobs that a sweep's folder has so far; none if it is not one yet."""
+    return (read_manifest(folder) if (folder / "sweep.json").exists() else rebuilt_manifest(folder)).jobs
+
+
+def begun_jobs(folder: Path, jobs: Iterable[Job], swept: Collection[str]) -> list[Begun]:
+    """Those of a sweep's jobs that have a run folder, with what was typed for them and what they saved."""
+    begun = []
+    for job in jobs:
+        with suppress(UserError):  # nothing was saved, or it is damaged, which the job says itself when it goes on
+            begun.append(Begun(job, typed_by_key(read_words(folder / job.name), swept), read_saved(folder / job.name)))
+    return begun
 
 
 def find_sweep(outputs: Path, words: Sequence[str]) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from mobilenet_train.config.checked import leaves, values_of
@@ -85,16 +86,31 @@ def label(swept: dict[str, str]) -> str:
 
 def identity(words: Sequence[str]) -> Identity:
     """Of a sweep's command line. What may change when a run is resumed (threads, slots, ...) is left out."""
-    overrides = {ALIASES.get(o.key_or_group, o.key_or_group): o for o in parsed(words)}  # the last word on a key counts
+    overrides = _last(words)
     swept = {key for key, override in overrides.items() if override.is_sweep_override()}
-    fixed = {
+    fixed = {key: override for key, override in overrides.items() if key not in swept and not is_free(key)}
+    return Identity(tuple(sorted(_values(fixed).items())), tuple(sorted(swept)))
+
+
+def typed_by_key(words: Sequence[str], swept: Collection[str]) -> dict[str, str]:
+    """What a job's words say of its result, however they are ordered and written; of free keys the swept ones."""
+    overrides = _last(words)
+    return _values({key: overrides[key] for key in overrides if not is_free(key) or _is_swept(key, swept)})
+
+
+def _last(words: Sequence[str]) -> dict[str, Override]:
+    """By key; the last word on a key counts."""
+    return {ALIASES.get(override.key_or_group, override.key_or_group): override for override in parsed(words)}
+
+
+def _values(overrides: dict[str, Override]) -> dict[str, str]:
+    return {
         override.get_key_element().replace(override.key_or_group, key): _canonical_text(
             override.get_value_element_as_str()
         )
         for key, override in overrides.items()
-        if key not in swept and not is_free(key) and key.split(".")[0] not in HYDRAS
+        if key.split(".")[0] not in HYDRAS
     }
-    return Identity(tuple(sorted(fixed.items())), tuple(sorted(swept)))
 
 
 def clean(name: str) -> str:

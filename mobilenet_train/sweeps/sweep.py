@@ -27,8 +27,9 @@ from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.sweeps import report
 from mobilenet_train.sweeps.folder import (
     Manifest,
+    begun_jobs,
     find_sweep,
-    known_names,
+    known_jobs,
     read_manifest,
     rebuilt_manifest,
     state_of,
@@ -36,7 +37,7 @@ from mobilenet_train.sweeps.folder import (
     write_manifest,
 )
 from mobilenet_train.sweeps.forecast import Forecast, forecast_all
-from mobilenet_train.sweeps.jobs import Job, make_job
+from mobilenet_train.sweeps.jobs import Job, make_job, typed_by_key
 from mobilenet_train.sweeps.local_launcher import LocalLauncher
 from mobilenet_train.sweeps.processes import Slots, make_slots
 
@@ -125,13 +126,35 @@ class Sweep:
                 reason = str(error) if isinstance(error, UserError) else explain(error)
                 job = f"job {number} of {len(batch)} ({swept}): " if swept else ""
                 raise ConfigError(f"{job}{reason}") from error
-        values = [self.swept_values(overrides) for _, overrides in configs]
-        jobs = [make_job(config, swept) for (config, _), swept in zip(configs, values, strict=True)]
-        named = zip(known_names(self.folder, jobs), configs, strict=True)
         return [
             Planned(job, config, [*overrides, f"run_dir='{self.folder / job.name}'"], "waiting")
-            for job, (config, overrides) in named
+            for job, (config, overrides) in zip(self.as_begun(configs), configs, strict=True)
         ]
+
+    def as_begun(self, configs: Sequence[tuple[TrainConfig, list[str]]]) -> list[Job]:
+        """The jobs for these configurations and words; equal ones, and what is in the folder already, have one name.
+
+        A job for which the same was typed before is the job of then: what nobody typed is its own, as when a run is
+        resumed, whatever a later version's default is.
+        """
+        jobs = [make_job(config, self.swept_values(words)) for config, words in configs]
+        known = known_jobs(self.folder)
+        names = {job.hash: job.name for job in known}
+        begun = begun_jobs(self.folder, known, self.swept) if {job.hash for job in jobs} - names.keys() else []
+        changed: dict[str, list[str]] = {}
+        for number, (config, words) in enumerate(configs):
+            job = jobs[number]
+            before = [one for one in begun if one.typed == typed_by_key(words, self.swept)]
+            if job.hash in names or not before:
+                jobs[number] = replace(job, name=names.setdefault(job.hash, job.name))
+            else:
+                jobs[number] = before[0].job
+                changed[job.label] = before[0].saved.differences(config)
+        keys = list(dict.fromkeys(key for found in changed.values() for key in found))
+        if keys:
+            jobs_of_then = f"{counted(len(changed), 'job')} began with other defaults ({', '.join(keys)})"
+            self.say(f"{jobs_of_then}, which stay; sweep=NAME begins anew with today's")
+        return jobs
 
     def swept_values(self, overrides: Sequence[str]) -> dict[str, str]:
         """The values of a job's swept keys, as typed."""

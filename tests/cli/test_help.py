@@ -210,9 +210,13 @@ def test_what_is_typed_wins_over_a_recipe() -> None:
     assert configure("dataset=digits", "model=v3_small", "optim=sgd", "optim.lr=0.03").optim.lr == 0.03
 
 
-def test_cifar10_begins_with_muon_unless_another_optimiser_is_named() -> None:
-    assert configure("dataset=cifar10").optim.name == "muon"
-    assert configure("dataset=cifar10", "optim=adam").optim.name == "adam"
+@pytest.mark.parametrize("words", ["dataset=cifar10", "dataset=folder dataset.root=images", "dataset=imagenet_subset"])
+def test_some_data_begin_with_muon_unless_another_optimiser_is_named(words: str) -> None:
+    assert configure(*words.split()).optim.name == "muon"
+    assert configure(*words.split(), "optim=adam").optim.name == "adam"
+
+
+def test_other_data_and_the_tutorials_setting_begin_with_their_own_optimiser() -> None:
     assert configure("dataset=cifar10", "experiment=tutorial").optim.name == "adam"
     assert configure("dataset=digits").optim.name == "sgd"
 

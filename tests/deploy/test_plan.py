@@ -177,11 +177,12 @@ def test_where_nothing_is_published_the_networks_are_ranked_by_224_pixels() -> N
         (
             "v1",
             1.0,
-            " model.weights=timm:mobilenetv1_100 'dataset.mean=[0.5,0.5,0.5]' 'dataset.std=[0.5,0.5,0.5]'",
+            " experiment=finetune model.weights=timm:mobilenetv1_100"
+            " 'dataset.mean=[0.5,0.5,0.5]' 'dataset.std=[0.5,0.5,0.5]'",
         ),
         ("v1", 0.5, ""),
-        ("v2", 1.0, " model.weights=torchvision"),
-        ("v2", 0.5, " model.weights=timm:mobilenetv2_050"),
+        ("v2", 1.0, " experiment=finetune model.weights=torchvision"),
+        ("v2", 0.5, " experiment=finetune model.weights=timm:mobilenetv2_050"),
     ],
 )
 def test_the_printed_command_is_one_that_mnet_train_takes(network: str, width: float, weights: str) -> None:
@@ -214,7 +215,7 @@ def test_a_phones_table_is_planned_with_and_nothing_is_timed(
     assert shown.startswith("a phone, onnx, measured before: ")
     assert "not published" in shown
     assert "by a measurement of 4.00 ms" in shown
-    assert "model=v2 model.width_mult=1 model.weights=torchvision dataset=folder" in shown
+    assert "model=v2 model.width_mult=1 experiment=finetune model.weights=torchvision dataset=folder" in shown
     assert tool(*plan, "--budget-ms", 30, "--json", "--picture", tmp_path / "plan.png") == 0
     values = json.loads(capsys.readouterr().out)
     assert [(c["model"], c["resolution"], c["measured"]["median_ms"]) for c in values["candidates"]] == [

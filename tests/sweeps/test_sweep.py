@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from tensorboard import program
 
+from mobilenet_train.config.saved import read_saved
+from mobilenet_train.sweeps.folder import read_manifest
 from tests.cli.helpers import exit_code, one_line
 from tests.conftest import Command
 
@@ -150,6 +152,27 @@ def test_the_same_sweep_again_runs_nothing_and_more_values_run_only_those(run_sw
     assert more.text().count("\nstarted ") == 1
     assert {name: time for name, time in written_at(folder).items() if name != "width_mult-0.15"} == when
     assert sorted(row["model.width_mult"] for row in table(folder)) == ["0.1", "0.15", "0.25"]
+
+
+def test_a_job_keeps_the_defaults_that_it_began_with(run_sweep: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "conf/optim/mine.yaml"
+    mine.parent.mkdir(parents=True)
+    words = ("--config-dir", "conf", *TINY_SWEEP, "max_updates=1", "optim=mine")
+    mine.write_text("defaults: [sgd, _self_]\nlr: 0.1\n")
+    assert run_sweep(*words, "seed=0,1").wait() == 0
+    done, undone = (job_folders(tmp_path / "outputs/s")[name] for name in ("seed-0", "seed-1"))
+    (undone / "summary.json").unlink()  # as if its end had not been written
+    before = (done / "summary.json").read_bytes()
+    mine.write_text("defaults: [sgd, _self_]\nlr: 0.2\n")
+    again = run_sweep(*words, "seed=2,1,0")
+    assert again.wait() == 0, again.text()
+    assert again.text().count("started") == 2, "the undone one and the new one"
+    assert "2 jobs began with other defaults (optim.lr), which stay; sweep=NAME begins anew" in again.text()
+    assert (done / "summary.json").read_bytes() == before
+    assert (undone / "summary.json").exists()
+    rates = {name: read_saved(run).config.optim.lr for name, run in job_folders(tmp_path / "outputs/s").items()}
+    assert rates == {"seed-0": 0.1, "seed-1": 0.1, "seed-2": 0.2}
+    assert len(read_manifest(tmp_path / "outputs/s").jobs) == 3
 
 
 # --- when jobs or the sweep are stopped
