@@ -20,7 +20,7 @@ def register() -> None:
     """Makes known to Hydra what the YAML files lean on.
 
     The types, as `schema/train` and `schema/GROUP/NAME`; `of_length`, what `augment=auto` takes for a number of epochs;
-    and `recipe_of`, the data set whose recipes a preset takes.
+    and `recipe_of`, the recipe of a combination.
     """
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=TrainConfig)
@@ -28,7 +28,18 @@ def register() -> None:
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=schema)
     OmegaConf.register_new_resolver("of_length", of_length, replace=True)
-    OmegaConf.register_new_resolver("recipe_of", lambda dataset: PRESETS.get(dataset, dataset), replace=True)
+    OmegaConf.register_new_resolver("recipe_of", recipe_of, replace=True)
+
+
+def recipe_of(dataset: str, model: str, optim: str) -> str:
+    """The combination's own, DATASET_MODEL_OPTIM, if there is such a file, else that of all networks, DATASET_OPTIM.
+
+    A preset takes those of its data set.
+    """
+    dataset = PRESETS.get(dataset, dataset)
+    own = f"{dataset}_{model}_{optim}"
+    there = GlobalHydra.instance().config_loader().get_group_options("recipe")
+    return own if own in there else f"{dataset}_{optim}"
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The one reader of what a run saved, whichever version saved it, and the one rule of what may change at a resume."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -221,12 +221,21 @@ _composed = cache(compose_values)  # only read from
 
 
 def _name_choices(values: DictConfig, words: Sequence[str]) -> None:
-    """Fills in the names of choices, which are those that composing what was typed gives."""
+    """Fills in the names of choices, which are those that composing what was typed gives.
+
+    If one of those has not the keys that were saved, another version had another default: it is one that has them.
+    """
     choosing = [word for word in words if word.partition("=")[0] in (*SCHEMAS, "experiment")]
     composed = _composed(*choosing)
-    for group in SCHEMAS:
+    for group, choices in SCHEMAS.items():
         if "name" not in values[group]:
-            values[group]["name"] = composed[group].name
+            likely = composed[group].name
+            fitting = [name for name in (likely, *choices) if _has_keys(choices[name], values[group])]
+            values[group]["name"] = (fitting or [likely])[0]
+
+
+def _has_keys(choice: type, values: DictConfig) -> bool:
+    return {str(key) for key in values} <= {option.name for option in fields(choice)}
 
 
 def _complete(values: DictConfig, missing: Sequence[str]) -> None:

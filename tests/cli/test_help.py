@@ -163,10 +163,10 @@ def test_every_choice_composes_by_itself_with_a_value_for_every_key(group: str) 
 
 
 def choices_of(recipe: str) -> dict[str, str]:
-    """cifar10_v3_large_sgd -> dataset, model and optimiser."""
+    """cifar10_v3_large_sgd -> dataset, model and optimiser; folder_muon, of all networks -> one of them."""
     dataset = next(name for name in SCHEMAS["dataset"] if recipe.startswith(f"{name}_"))
-    model, optim = recipe.removeprefix(f"{dataset}_").rsplit("_", 1)
-    return {"dataset": dataset, "model": model, "optim": optim}
+    *model, optim = recipe.removeprefix(f"{dataset}_").rsplit("_", 1)
+    return {"dataset": dataset, "model": model[0] if model else "v2", "optim": optim}
 
 
 def assigned(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

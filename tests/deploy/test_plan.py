@@ -254,7 +254,7 @@ def test_the_command_names_a_network_within_the_budget_and_draws_the_front(
     assert tool("mnet-plan", "--budget-ms", NEVER, *small, "--picture", figure) == 0
     shown, err = capsys.readouterr()
     assert "mnet-plan: preparing and taking " in err
-    assert "mnet-train model=v1 model.width_mult=1 model.weights=timm:mobilenetv1_100 " in shown
+    assert "mnet-train model=v1 model.width_mult=1 experiment=finetune model.weights=timm:mobilenetv1_100 " in shown
     assert "nothing is published of these resolutions" in shown
     assert "Pareto front" in shown
     assert "in the median" in shown
