@@ -128,9 +128,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_text(folder / "sweep.json", json.dumps({"format": FORMAT, **asdict(manifest)}, indent=2) + "\n")
 
 
-def known_jobs(folder: Path) -> list[Job]:
-    """The jobs that a sweep's folder has so far; none if it is not one yet."""
-    return (read_manifest(folder) if (folder / "sweep.json").exists() else rebuilt_manifest(folder)).jobs
+def known_manifest(folder: Path, overrides: list[str]) -> Manifest:
+    """What a sweep's folder has so far; without sweep.json, the jobs beside it, if any, under these overrides."""
+    if (folder / "sweep.json").exists():
+        return read_manifest(folder)
+    return Manifest(overrides, rebuilt_manifest(folder).jobs)
 
 
 def begun_jobs(folder: Path, jobs: Iterable[Job], swept: Collection[str]) -> list[Begun]:

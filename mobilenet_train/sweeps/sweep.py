@@ -26,11 +26,9 @@ from mobilenet_train.errors import ConfigError, RunError, UserError
 from mobilenet_train.runs import folder as run_folder
 from mobilenet_train.sweeps import report
 from mobilenet_train.sweeps.folder import (
-    Manifest,
     begun_jobs,
     find_sweep,
-    known_jobs,
-    read_manifest,
+    known_manifest,
     rebuilt_manifest,
     state_of,
     summary_of,
@@ -102,8 +100,7 @@ class Sweep:
             self.say("dry run: nothing was started or written")
             sys.exit(0)
         self.take()
-        there = (self.folder / "sweep.json").exists()
-        known = read_manifest(self.folder) if there else Manifest(self.overrides, rebuilt_manifest(self.folder).jobs)
+        known = known_manifest(self.folder, self.overrides)
         write_manifest(self.folder, known.with_jobs(one.job for one in planned))
         self.launch(launcher, todo, forecasts)
         return [self.outcome(one.job) for one in planned]
@@ -138,13 +135,14 @@ class Sweep:
         resumed, whatever a later version's default is.
         """
         jobs = [make_job(config, self.swept_values(words)) for config, words in configs]
-        known = known_jobs(self.folder)
+        known = known_manifest(self.folder, self.overrides).jobs
         names = {job.hash: job.name for job in known}
         begun = begun_jobs(self.folder, known, self.swept) if {job.hash for job in jobs} - names.keys() else []
         changed: dict[str, list[str]] = {}
         for number, (config, words) in enumerate(configs):
             job = jobs[number]
-            before = [one for one in begun if one.typed == typed_by_key(words, self.swept)]
+            typed = typed_by_key(words, self.swept) if begun else {}
+            before = [one for one in begun if one.typed == typed]
             if job.hash in names or not before:
                 jobs[number] = replace(job, name=names.setdefault(job.hash, job.name))
             else:
@@ -153,7 +151,7 @@ class Sweep:
         keys = list(dict.fromkeys(key for found in changed.values() for key in found))
         if keys:
             jobs_of_then = f"{counted(len(changed), 'job')} began with other defaults ({', '.join(keys)})"
-            self.say(f"{jobs_of_then}, which stay; sweep=NAME begins anew with today's")
+            self.say(f"{jobs_of_then}, which stay; sweep=NAME starts from scratch with today's")
         return jobs
 
     def swept_values(self, overrides: Sequence[str]) -> dict[str, str]:

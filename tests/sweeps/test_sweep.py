@@ -167,7 +167,7 @@ def test_a_job_keeps_the_defaults_that_it_began_with(run_sweep: Run, tmp_path: P
     again = run_sweep(*words, "seed=2,1,0")
     assert again.wait() == 0, again.text()
     assert again.text().count("started") == 2, "the undone one and the new one"
-    assert "2 jobs began with other defaults (optim.lr), which stay; sweep=NAME begins anew" in again.text()
+    assert "2 jobs began with other defaults (optim.lr), which stay; sweep=NAME starts from scratch" in again.text()
     assert (done / "summary.json").read_bytes() == before
     assert (undone / "summary.json").exists()
     rates = {name: read_saved(run).config.optim.lr for name, run in job_folders(tmp_path / "outputs/s").items()}
