@@ -85,6 +85,12 @@ def test_every_command_of_a_page_composes(page: str, tmp_path: Path, monkeypatch
             parse(name, words)
 
 
+@page
+def test_a_shell_takes_every_command_of_a_page(page: str) -> None:
+    lines = [line for line in code(page) if COMMAND.search(line)]
+    assert subprocess.run(["bash", "-n"], input="\n".join(lines), text=True, capture_output=True).stderr == ""
+
+
 def test_the_pages_name_every_command_and_only_extras_and_scripts_that_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     whole = "\n".join(TEXTS.values())
