@@ -10,24 +10,24 @@ python scripts/screen_crossed.py runs/crossed model=v3_small epochs=8 device.thr
 """
 
 import math
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from screen_recipe import judged, new_parser, usual
+from screen_recipe import judged, new_parser, page, usual
 
-from mobilenet_train.machine import describe_machine
 from mobilenet_train.runs.folder import read_summary
 from mobilenet_train.sweeps.folder import state_of
 
 SEEDS = (0b0011, 0b1100)  # the parities of a run's number under these two masks count its seed
 HEADER = ("alternative", "changes", "without", "with it", "difference", "p", "verdict")
+NOTE = """\
+Top-1 in percent of the last epoch, on images held out from training: the means of the half of the runs
+without each alternative and of the half with it; 95 % interval and p of the difference, two-sided."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def main() -> None:
     if failed:
         sys.exit(f"not finished: {', '.join(map(str, failed))}; the same command resumes them")
     top1 = [read_summary(folder)["final"]["val"]["top1"] for folder in folders]
-    text = page(arguments.overrides, alternatives, effects(top1, len(alternatives)))
+    found = zip(alternatives.items(), effects(top1, len(alternatives)), strict=True)
+    rows = [cells(name, words, effect) for (name, words), effect in found]
+    text = page(arguments.overrides, NOTE, HEADER, rows)
     if arguments.page is not None:
         arguments.page.write_text(text)
     print(text)
@@ -115,34 +117,16 @@ def effects(top1: Sequence[float], alternatives: int) -> list[Effect]:
     ]
 
 
-def page(base: Sequence[str], alternatives: dict[str, list[str]], found: Sequence[Effect]) -> str:
-    """The design's results as Markdown."""
-    rows = [
-        (
-            name,
-            f"`{' '.join(words)}`",
-            f"{effect.without:.2f}",
-            f"{effect.with_it:.2f}",
-            f"{effect.with_it - effect.without:+.2f} ± {effect.interval:.2f}",
-            f"{effect.p:.2g}",
-            effect.verdict,
-        )
-        for (name, words), effect in zip(alternatives.items(), found, strict=True)
-    ]
-    lines = [" | ".join(line) for line in (HEADER, ["---"] * len(HEADER), *rows)]
-    return "\n".join(
-        [
-            f"# Alternatives to `{' '.join(base)}`, crossed",
-            "",
-            f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}.",
-            "Top-1 in percent of the last epoch, on images held out from training: the means of the half of the runs",
-            "without each alternative and of the half with it; 95 % interval and p of the difference, two-sided.",
-            "",
-            f"    {shlex.join(['python', 'scripts/screen_crossed.py', *sys.argv[1:]])}",
-            "",
-            *(f"| {line} |" for line in lines),
-            "",
-        ]
+def cells(name: str, words: Sequence[str], effect: Effect) -> tuple[str, ...]:
+    """A row of the page."""
+    return (
+        name,
+        f"`{' '.join(words)}`",
+        f"{effect.without:.2f}",
+        f"{effect.with_it:.2f}",
+        f"{effect.with_it - effect.without:+.2f} ± {effect.interval:.2f}",
+        f"{effect.p:.2g}",
+        effect.verdict,
     )
 
 

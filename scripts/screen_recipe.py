@@ -25,6 +25,10 @@ BASE = "base"  # the name of the recipe that all are held against
 ENOUGH_SEEDS = 4
 SIGNIFICANT = 0.05
 HEADER = ("alternative", "changes", "seeds", "base", "with it", "difference", "p", "verdict")
+NOTE = f"""\
+Top-1 in percent of the last epoch, on images held out from training. Difference: mean over seeds and its
+95 % interval; p: Student's paired t-test, two-sided. Of alternatives that change nothing one in
+{1 / SIGNIFICANT:.0f} shows p < {SIGNIFICANT:g}."""
 
 
 def main() -> None:
@@ -38,7 +42,7 @@ def main() -> None:
         run_seeds(arguments.folder, name, [*arguments.overrides, *words], arguments.seeds)
         (comparison,) = compare(arguments.folder / BASE, arguments.folder / name)
         found.append(cells(name, words, comparison))
-        text = page(arguments.overrides, found)
+        text = page(arguments.overrides, NOTE, HEADER, found)
         if arguments.page is not None:
             arguments.page.write_text(text)
     print(text)
@@ -90,20 +94,18 @@ def judged(difference: float, p: float) -> str:
     return "better" if difference > 0 else "worse"
 
 
-def page(base: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The screening so far as Markdown."""
-    lines = [" | ".join(line) for line in (HEADER, ["---"] * len(HEADER), *rows)]
-    chance = f"{SIGNIFICANT * len(rows):.2g} of {len(rows)} alternatives that change nothing"
+def page(base: Sequence[str], note: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A screening so far as Markdown, with the command that repeats it."""
+    lines = [" | ".join(line) for line in (header, ["---"] * len(header), *rows)]
+    script, *words = sys.argv
     return "\n".join(
         [
             f"# Alternatives to `{' '.join(base)}`",
             "",
             f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}.",
-            "Top-1 in percent of the last epoch, on images held out from training. Difference: mean over seeds and its",
-            "95 % interval; p: Student's paired t-test, two-sided. About",
-            f"{chance} are expected to show p < {SIGNIFICANT:g}.",
+            note,
             "",
-            f"    {shlex.join(['python', 'scripts/screen_recipe.py', *sys.argv[1:]])}",
+            f"    {shlex.join(['python', f'scripts/{Path(script).name}', *words])}",
             "",
             *(f"| {line} |" for line in lines),
             "",
