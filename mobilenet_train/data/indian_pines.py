@@ -74,12 +74,6 @@ def load_windows(config: IndianPinesConfig) -> tuple[Split, Split, str]:
     return windows[0], windows[1], digest
 
 
-def known_pixels(config: IndianPinesConfig) -> tuple[set[bytes], set[bytes]]:
-    """The training and the test pixels. Raises RunError if the files are missing."""
-    train, test = ({bytes(pixel) for pixel in part.numpy()} for part, _ in _split(config, _read(expanded(config.root))))
-    return train, test
-
-
 def _split(config: IndianPinesConfig, scene: Scene) -> list[tuple[Tensor, Tensor]]:
     """Pixels (N, 2) and labels (N,) for training and testing."""
     pixels = scene.classes.nonzero()

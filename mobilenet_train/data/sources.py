@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,13 +35,21 @@ from mobilenet_train.data.images import (
     make_split,
     stratified_sample,
 )
-from mobilenet_train.data.indian_pines import CLASSES, known_pixels, load_windows
+from mobilenet_train.data.indian_pines import CLASSES, Windows, load_windows
 from mobilenet_train.data.torchvision_sets import find_files, read_arrays
 from mobilenet_train.disk import expanded
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.factory import call_factory
 
 DIGITS_TEST_FRACTION = 0.2
+
+
+class Known(NamedTuple):
+    """Images of the splits, by their files' paths, their windows' centres or a digest of their pixels."""
+
+    train: set[bytes]
+    val: set[bytes]
+    test: set[bytes]
 
 
 def load(config: DatasetConfig, listener: Listener = SILENT, channels: int | None = None) -> Dataset:
@@ -57,46 +65,53 @@ def load(config: DatasetConfig, listener: Listener = SILENT, channels: int | Non
                 f"model.in_channels={channels} is for arrays: image files are read in colour, leave it out"
             )
         loaded = load_image_files(config, IMAGE_FILES[config.name](config, listener), listener)
-    elif isinstance(config, IndianPinesConfig):
-        train, test, digest = load_windows(config)
-        loaded = _shares(config, Loaded(train, test, CLASSES, digest))
     else:
         loaded = _load_arrays(config, channels)
     if len(loaded.class_names) < 2:
         raise RunError(f"dataset={config.name} has {len(loaded.class_names)} class; a classifier needs two or more")
-    train, val = loaded.train, None
-    if config.val_fraction > 0:
-        train, val = hold_out(train, config.split_seed, config.val_fraction)
+    train, val = _parted(config, loaded.train)
     names, preprocessing = tuple(loaded.class_names), _preprocessing(config, train)
     return Dataset(train, loaded.test, val, names, preprocessing, loaded.fingerprint)
 
 
-def known_apart(config: DatasetConfig) -> tuple[set[bytes], set[bytes]]:
-    """What tells one image from another, for the training and the test images: a file's path, or a digest of pixels.
+def known_apart(config: DatasetConfig) -> Known:
+    """Which images a run trains on, holds out and tests on. A listing is enough for files; arrays are read.
 
-    The hold-out images are among the training images. Raises RunError if the data cannot be read.
+    Raises RunError if the data cannot be read.
     """
     if reads_files(config):
         assert isinstance(config, ImageFilesConfig)
         found = IMAGE_FILES[config.name](config, SILENT)
         rows = chosen_rows(found, config)
         place = found.listing.root.resolve()
-        parts = (rows[~found.test[rows]], rows[found.test[rows]])
-        train, test = ({bytes(place / found.listing.path(row)) for row in part.tolist()} for part in parts)
-        return train, test
-    if isinstance(config, IndianPinesConfig):
-        return known_pixels(config)
-    loaded = _load_arrays(config)
-    train, test = ({blake2b(image.data).digest() for image in _arrays(part)} for part in (loaded.train, loaded.test))
-    return train, test
+        whole, test = (Split(part, found.labels[part]) for part in (rows[~found.test[rows]], rows[found.test[rows]]))
+
+        def names(images: Any) -> set[bytes]:
+            return {bytes(place / found.listing.path(row)) for row in images.tolist()}
+
+    else:
+        loaded = _load_arrays(config)
+        whole, test = loaded.train, loaded.test
+        names = _names
+    train, val = _parted(config, whole)
+    return Known(names(train.images), names(val.images) if val else set(), names(test.images))
 
 
-def _arrays(split: Split) -> np.ndarray:
-    assert isinstance(split.images, torch.Tensor)
-    return split.images.numpy()
+def _names(images: Any) -> set[bytes]:
+    if isinstance(images, Windows):
+        return {bytes(pixel) for pixel in images.pixels.numpy()}
+    return {blake2b(image.data).digest() for image in images.numpy()}
+
+
+def _parted(config: DatasetConfig, train: Split) -> tuple[Split, Split | None]:
+    """The training images without those that are held out, and these."""
+    return hold_out(train, config.split_seed, config.val_fraction) if config.val_fraction > 0 else (train, None)
 
 
 def _load_arrays(config: DatasetConfig, channels: int | None = None) -> Loaded:
+    if isinstance(config, IndianPinesConfig):
+        windows = load_windows(config)
+        return _shares(config, Loaded(*windows[:2], CLASSES, windows[2]))
     source: ImageData = ARRAYS[config.name](config)
     classes = len(source.class_names)
     try:

@@ -18,24 +18,32 @@ def refuse_known_test_images(
 ) -> None:
     """Raises RunError if the run of `checkpoint`, named by `said`, was trained on test images of this one (`config`).
 
-    Equal fingerprints mean an equal split; otherwise both are split again: a listing, or a reading of arrays.
+    That it was trained on hold-out images of this one is a warning. Equal fingerprints mean equal test images;
+    otherwise both are split again: a listing, or a reading of arrays.
     """
-    if checkpoint is None or same_images(checkpoint["fingerprint"], fingerprint):
+    if checkpoint is None or (config.val_fraction == 0 and same_images(checkpoint["fingerprint"], fingerprint)):
         return
     trained = from_record(OmegaConf.create(dict(checkpoint["config"]))).config.dataset
     if CustomDatasetConfig in (type(config), type(trained)):  # a saved file's function is not called for this
         return
     if reads_files(config) is not reads_files(trained):
         return
-    test = known_apart(config)[1]
+    own = known_apart(config)
     try:
-        known = test & known_apart(trained)[0]
+        theirs = known_apart(trained)
     except RunError as error:
         listener.report(f"whether {said} was trained on test images of this run is not known: {error}", "warning")
         return
-    if known:
+    if known := own.test & (theirs.train | theirs.val):
         raise RunError(
-            f"{said} was trained on {len(known):,} of the {len(test):,} test images of this run, whose "
+            f"{said} was trained on {len(known):,} of the {len(own.test):,} test images of this run, whose "
             "test accuracy would be too high: give another one, or the split that they were trained on, "
             f"dataset.split_seed={trained.split_seed} with the same classes and test_fraction"
+        )
+    if known := (own.val - own.train) & theirs.train:  # there may be two files of the same pixels
+        listener.report(
+            f"{said} was trained on {len(known):,} of the {len(own.val):,} hold-out images of this run, whose hold-out "
+            f"top-1 will be too high: do not choose by it, or train that one with dataset.val_fraction="
+            f"{config.val_fraction:g} and dataset.split_seed={config.split_seed} too",
+            "warning",
         )

@@ -54,8 +54,9 @@ def test_every_labelled_pixel_is_for_training_or_testing_and_every_class_in_both
     for label, count in enumerate(np.bincount(classes[classes > 0])[1:]):
         assert int((data.train.labels == label).sum()) == round(0.2 * count)
     assert torch.equal(torch.from_numpy(classes)[tuple(pixels(data, "test").T)] - 1, data.test.labels)
-    train, test = known_apart(config_of(tmp_path))
-    assert not train & test
+    known = known_apart(config_of(tmp_path))
+    assert (len(known.train), len(known.val), len(known.test)) == (len(data.train), 0, len(data.test))
+    assert not known.train & known.test
 
 
 def test_a_window_is_centred_on_its_pixel_and_black_outside_of_the_image(tmp_path: Path) -> None:

@@ -78,6 +78,27 @@ def test_image_files_are_known_by_their_place_whatever_classes_and_size_were_cho
     check(split(), weights_of=split(split_seed=1, max_per_class=2))
 
 
+def warnings_of(now: TrainConfig, weights_of: TrainConfig) -> list[str]:
+    reported: list[str] = []
+    check(now, weights_of, Listener(lambda message, kind: reported.append(message), lambda *_: None, lambda: False))
+    return reported
+
+
+def test_weights_that_were_trained_on_hold_out_images_are_taken_with_a_warning(tmp_path: Path) -> None:
+    def of_digits(*words: str) -> TrainConfig:
+        return configure("dataset=digits", *words)
+
+    held = of_digits("dataset.val_fraction=0.2")
+    (warning,) = warnings_of(held, weights_of=of_digits())
+    assert "model.weights=outputs/RUN was trained on 287 of the 287 hold-out images of this run" in warning
+    assert "dataset.val_fraction=0.2 and dataset.split_seed=0" in warning
+    assert warnings_of(of_digits(), weights_of=held) == []
+    assert warnings_of(held, weights_of=held) == []
+    files = of_folder(tree(tmp_path / "tree"))
+    assert len(warnings_of(files(val_fraction=0.5), weights_of=files())) == 1
+    assert warnings_of(files(val_fraction=0.5), weights_of=files(val_fraction=0.5, store_size=40)) == []
+
+
 def test_weights_whose_images_are_gone_are_taken_with_a_warning(tmp_path: Path) -> None:
     there, gone = (of_folder(tree(tmp_path / name) / "train") for name in ("there", "gone"))
     saved = checkpoint(gone(split_seed=1))
