@@ -9,6 +9,7 @@ from torch import nn
 from mobilenet_train import checkpoint
 from mobilenet_train.config.checked import values_of
 from mobilenet_train.config.schema import CustomModelConfig, TrainConfig
+from mobilenet_train.config.suggest import nearest
 from mobilenet_train.data.cache import Listener
 from mobilenet_train.data.images import Dataset
 from mobilenet_train.distributed import local_first
@@ -83,7 +84,10 @@ def _of_torchvision(source: str, class_names: tuple[str, ...]) -> Found:
     name = source.removeprefix(TORCHVISION)
     known = models.list_models(models)
     if name not in known:
-        raise RunError(f"torchvision has no such classifier; it has: {', '.join(known)}")
+        raise RunError(
+            f"torchvision has no classifier of this name{nearest(name, known)}; "
+            "torchvision.models.list_models(torchvision.models) lists them"
+        )
     weights = models.get_model_weights(name).DEFAULT
     its_names = tuple(weights.meta["categories"])
     _refuse_other_classes(its_names, class_names)  # before the download
@@ -103,9 +107,14 @@ def _refuse_other_classes(theirs: tuple[str, ...], ours: tuple[str, ...]) -> Non
 
 
 def _refuse_other_images(found: Found, dataset: Dataset) -> None:
-    """Raises RunError for other classes, in name or order, and for images that are normalised otherwise."""
+    """Raises RunError for other classes, in name or order, and for images of other channels or values."""
     _refuse_other_classes(found.class_names, dataset.class_names)
     pre = dataset.preprocessing
+    if (channels := len(found.normalised[0])) != pre.channels:
+        raise RunError(
+            f"it sees images of {channels} channels, and this run's have {pre.channels}: train both with the same "
+            "model.in_channels"
+        )
     if found.normalised != (pre.mean, pre.std, pre.scale):
         mean, std = (f"[{','.join(f'{value:g}' for value in values)}]" for values in found.normalised[:2])
         raise RunError(

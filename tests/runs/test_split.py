@@ -80,7 +80,7 @@ def test_image_files_are_known_by_their_place_whatever_classes_and_size_were_cho
 
 def warnings_of(now: TrainConfig, weights_of: TrainConfig) -> list[str]:
     reported: list[str] = []
-    check(now, weights_of, Listener(lambda message, kind: reported.append(message), lambda *_: None, lambda: False))
+    check(now, weights_of, Listener(lambda message, _: reported.append(message), lambda *_: None, lambda: False))
     return reported
 
 

@@ -124,7 +124,10 @@ def test_a_teacher_that_does_not_go_with_the_run_is_refused_in_one_line(teacher:
     assert "does not exist" in refused(tmp_path / "none", config)
     assert "dataset.mean=[0.305,0.305,0.305]" in refused(teacher, changed(config, "dataset", mean=[0.5, 0.5, 0.5]))
     assert "test images of this run" in refused(teacher, changed(config, "dataset", split_seed=3))
-    assert "it has: alexnet" in refused("torchvision:mobilenet_v9", config)
+    assert "images of 3 channels, and this run's have 1" in refused(teacher, changed(config, "model", in_channels=1))
+    unknown = refused("torchvision:mobilenet_v9", config)
+    assert "did you mean 'mobilenet_v2'?" in unknown
+    assert len(unknown) < 300
     assert "other classes, 1,000 (tench, goldfish, " in refused("torchvision:mobilenet_v3_small", config)
 
 
