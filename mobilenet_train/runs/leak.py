@@ -21,9 +21,14 @@ def refuse_known_test_images(
     That it was trained on hold-out images of this one is a warning. Equal fingerprints mean equal test images;
     otherwise both are split again: a listing, or a reading of arrays.
     """
-    if checkpoint is None or (config.val_fraction == 0 and same_images(checkpoint["fingerprint"], fingerprint)):
+    if checkpoint is None:
+        return
+    same_test = same_images(checkpoint["fingerprint"], fingerprint)
+    if same_test and config.val_fraction == 0:
         return
     trained = from_record(OmegaConf.create(dict(checkpoint["config"]))).config.dataset
+    if same_test and trained == config:  # the same hold-out images too
+        return
     if CustomDatasetConfig in (type(config), type(trained)):  # a saved file's function is not called for this
         return
     if reads_files(config) is not reads_files(trained):
@@ -34,7 +39,7 @@ def refuse_known_test_images(
     except RunError as error:
         listener.report(f"whether {said} was trained on test images of this run is not known: {error}", "warning")
         return
-    if known := own.test & (theirs.train | theirs.val):
+    if not same_test and (known := own.test & (theirs.train | theirs.val)):
         raise RunError(
             f"{said} was trained on {len(known):,} of the {len(own.test):,} test images of this run, whose "
             "test accuracy would be too high: give another one, or the split that they were trained on, "

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from mobilenet_train.config.saved import Saved, from_record
 from mobilenet_train.config.schema import TrainConfig
 from mobilenet_train.data.cache import SILENT, Listener
-from mobilenet_train.data.sources import load
+from mobilenet_train.data.sources import Known, load
 from mobilenet_train.errors import RunError
+from mobilenet_train.runs import leak
 from mobilenet_train.runs.leak import refuse_known_test_images
 from tests.conftest import configure
 from tests.data.image_files_for_tests import folder_config, tree
@@ -97,6 +98,19 @@ def test_weights_that_were_trained_on_hold_out_images_are_taken_with_a_warning(t
     files = of_folder(tree(tmp_path / "tree"))
     assert len(warnings_of(files(val_fraction=0.5), weights_of=files())) == 1
     assert warnings_of(files(val_fraction=0.5), weights_of=files(val_fraction=0.5, store_size=40)) == []
+
+
+def test_an_image_that_is_there_twice_does_not_count_where_the_test_images_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leak, "known_apart", lambda _: Known(train={b"a", b"b"}, val=set(), test={b"b", b"c"}))
+    assert warnings_of(configure("dataset=digits", "dataset.val_fraction=0.2"), configure("dataset=digits")) == []
+
+
+def test_weights_of_the_same_split_are_taken_without_reading_the_images_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(leak, "known_apart")
+    for words in (("dataset=digits",), ("dataset=digits", "dataset.val_fraction=0.2")):
+        check(configure(*words), weights_of=configure(*words, "seed=3"))
 
 
 def test_weights_whose_images_are_gone_are_taken_with_a_warning(tmp_path: Path) -> None:
