@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from screen_recipe import judged, new_parser, page, usual
+from screen_recipe import judged, new_parser, usual, write_page
 
 from mobilenet_train.runs.folder import read_summary
 from mobilenet_train.sweeps.folder import state_of
@@ -64,10 +64,7 @@ def main() -> None:
     top1 = [read_summary(folder)["final"]["val"]["top1"] for folder in folders]
     found = zip(alternatives.items(), effects(top1, len(alternatives)), strict=True)
     rows = [cells(name, words, effect) for (name, words), effect in found]
-    text = page(arguments.overrides, NOTE, HEADER, rows)
-    if arguments.page is not None:
-        arguments.page.write_text(text)
-    print(text)
+    print(write_page(arguments, NOTE, HEADER, rows))
 
 
 def masks(runs: int) -> list[int]:

@@ -42,9 +42,7 @@ def main() -> None:
         run_seeds(arguments.folder, name, [*arguments.overrides, *words], arguments.seeds)
         (comparison,) = compare(arguments.folder / BASE, arguments.folder / name)
         found.append(cells(name, words, comparison))
-        text = page(arguments.overrides, NOTE, HEADER, found)
-        if arguments.page is not None:
-            arguments.page.write_text(text)
+        text = write_page(arguments, NOTE, HEADER, found)
     print(text)
 
 
@@ -94,13 +92,13 @@ def judged(difference: float, p: float) -> str:
     return "better" if difference > 0 else "worse"
 
 
-def page(base: Sequence[str], note: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A screening so far as Markdown, with the command that repeats it."""
+def write_page(arguments: argparse.Namespace, note: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A screening so far as Markdown, with the command that repeats it; written to the file that was asked for."""
     lines = [" | ".join(line) for line in (header, ["---"] * len(header), *rows)]
     script, *words = sys.argv
-    return "\n".join(
+    text = "\n".join(
         [
-            f"# Alternatives to `{' '.join(base)}`",
+            f"# Alternatives to `{' '.join(arguments.overrides)}`",
             "",
             f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}.",
             note,
@@ -111,6 +109,9 @@ def page(base: Sequence[str], note: str, header: Sequence[str], rows: Sequence[S
             "",
         ]
     )
+    if arguments.page is not None:
+        arguments.page.write_text(text)
+    return text
 
 
 if __name__ == "__main__":
