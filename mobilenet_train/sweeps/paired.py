@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilenet_train.config.saved import read_saved
 from mobilenet_train.errors import RunError
 from mobilenet_train.sweeps.rows import Row, Run, Spread, read_rows, spread
 
@@ -32,7 +33,7 @@ class Comparison:
 def compare(a: Path, b: Path) -> list[Comparison]:
     """Every configuration that both sweeps have; where each has a single one, those two.
 
-    Raises RunError if they have none in common, or fewer than two seeds of it.
+    Raises RunError if they have none in common, or fewer than two seeds of it, or were measured on other images.
     """
     rows_a, rows_b = (read_rows([folder]) for folder in (a, b))
     if len(rows_a) == len(rows_b) == 1:
@@ -57,11 +58,27 @@ def _compared(a: Row, b: Row, folders: tuple[Path, Path]) -> Comparison:
         )
     runs = ([of_a[seed] for seed in seeds], [of_b[seed] for seed in seeds])
     held = all(run.hold_out_top1 is not None for part in runs for run in part)
+    for pair in zip(*runs, strict=True):
+        _refuse_other_images(pair, held, folders)
     before, after = (_top1(part, held) for part in runs)
     difference = spread([y - x for x, y in zip(before, after, strict=True)])
     p = 1.0 if before == after else float(ttest_rel(after, before).pvalue)
     means = (spread(before).mean, spread(after).mean)
     return Comparison(a.label, "hold-out" if held else "test", seeds, *means, difference, p)
+
+
+def _refuse_other_images(pair: tuple[Run, Run], held: bool, folders: tuple[Path, Path]) -> None:
+    """A difference of two sets of images would pass for one of the configurations."""
+    if not held and pair[0].fingerprint == pair[1].fingerprint:  # with the same test images, however they are split
+        return
+    configs = [read_saved(run.folder).config.dataset for run in pair]
+    for key in ("split_seed", "val_fraction") if held else ("split_seed",):
+        a, b = (getattr(config, key) for config in configs)
+        if a != b:
+            raise RunError(
+                f"{folders[0]} and {folders[1]} were measured on different {'hold-out' if held else 'test'} images: "
+                f"dataset.{key} is {a:g} and {b:g}; a comparison needs the same in both"
+            )
 
 
 def _top1(runs: Sequence[Run], held: bool) -> list[float]:

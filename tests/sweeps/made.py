@@ -24,6 +24,7 @@ def make_sweep(
     *words: str,
     states: str = "finished",
     held_out: bool = False,
+    fingerprint: str = "0f",
 ) -> Path:
     """A sweep's folder as its jobs leave it; MAdds and parameters grow with the width."""
     jobs = []
@@ -43,6 +44,7 @@ def make_sweep(
             "multiply_adds": int(1e8 * width),
             "images_per_second": 100.0,
             "training_seconds": 60.0,
+            "data_fingerprint": fingerprint,
         }
         (run / "summary.json").write_text(json.dumps(summary))
     write_manifest(folder, Manifest([*words, "model.width_mult=0.1,0.25,0.5"], jobs))

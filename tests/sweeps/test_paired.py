@@ -46,3 +46,21 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     wide = make_sweep(tmp_path / "wide", {(0.5, 0): 60.0, (0.75, 0): 61.0})
     with pytest.raises(RunError, match="no configuration in common"):
         compare(one, wide)
+
+
+@pytest.mark.parametrize("word", ["dataset.split_seed=1", "dataset.val_fraction=0.2"])
+def test_a_difference_of_the_hold_out_images_does_not_pass_for_one_of_the_configurations(
+    tmp_path: Path, word: str
+) -> None:
+    held = ("dataset.val_fraction=0.1", "dataset.split_seed=0")
+    a = make_sweep(tmp_path / "a", BEFORE, *held, held_out=True)
+    with pytest.raises(RunError, match=r"different hold-out images: dataset\.\w+ is 0(\.1)? and (1|0\.2);"):
+        compare(a, make_sweep(tmp_path / "b", AFTER, *held, word, held_out=True))
+
+
+def test_another_split_is_refused_where_it_makes_other_test_images(tmp_path: Path) -> None:
+    a = make_sweep(tmp_path / "a", BEFORE)
+    other = ("dataset.split_seed=1",)
+    assert compare(a, make_sweep(tmp_path / "same", AFTER, *other))[0].seeds == [0, 1, 2]
+    with pytest.raises(RunError, match=r"different test images: dataset\.split_seed is 0 and 1;"):
+        compare(a, make_sweep(tmp_path / "other", AFTER, *other, fingerprint="0a"))
