@@ -218,9 +218,3 @@ def fingerprint(*splits: Split) -> str:
         digest.update(split.images.numpy().data)
         digest.update(split.labels.numpy().data)
     return digest.hexdigest()
-
-
-def same_images(one: str, other: str) -> bool:
-    """Whether two fingerprints are of the same images. Those of image files also name the libraries that decoded them,
-    which may differ by the last bit of a pixel."""
-    return one.partition(" ")[0] == other.partition(" ")[0]

@@ -15,7 +15,8 @@ from mobilenet_train.config.schema import (
     TorchvisionConfig,
 )
 from mobilenet_train.data.batches import EvalBatches
-from mobilenet_train.data.images import Dataset, Preprocessing, same_images
+from mobilenet_train.data.images import Dataset, Preprocessing
+from mobilenet_train.data.same_images import same_images
 from mobilenet_train.data.sources import load
 from mobilenet_train.errors import ConfigError, RunError
 from mobilenet_train.inference.loading import TrainedRun, Weights, load_run

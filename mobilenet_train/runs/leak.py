@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from mobilenet_train.config.saved import from_record
 from mobilenet_train.config.schema import CustomDatasetConfig, DatasetConfig, reads_files
 from mobilenet_train.data.cache import Listener
-from mobilenet_train.data.images import same_images
+from mobilenet_train.data.same_images import same_images
 from mobilenet_train.data.sources import known_apart
 from mobilenet_train.errors import RunError
 

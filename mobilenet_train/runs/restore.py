@@ -10,7 +10,7 @@ from rich.console import Console
 from mobilenet_train import checkpoint
 from mobilenet_train.config.saved import Saved, from_record
 from mobilenet_train.console import say
-from mobilenet_train.data.images import same_images
+from mobilenet_train.data.same_images import same_images
 from mobilenet_train.errors import RunError
 from mobilenet_train.runs.build import RunParts
 from mobilenet_train.runs.teacher import refuse_other_teacher

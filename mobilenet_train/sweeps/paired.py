@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenet_train.config.saved import read_saved
+from mobilenet_train.data.same_images import same_images
 from mobilenet_train.errors import RunError
 from mobilenet_train.sweeps.rows import Row, Run, Spread, read_rows, spread
 
@@ -69,15 +70,16 @@ def _compared(a: Row, b: Row, folders: tuple[Path, Path]) -> Comparison:
 
 def _refuse_other_images(pair: tuple[Run, Run], held: bool, folders: tuple[Path, Path]) -> None:
     """A difference of two sets of images would pass for one of the configurations."""
-    if not held and pair[0].fingerprint == pair[1].fingerprint:  # with the same test images, however they are split
+    a, b = pair
+    if not held and same_images(a.fingerprint, b.fingerprint):  # then the test images too, whatever the split's seed
         return
     configs = [read_saved(run.folder).config.dataset for run in pair]
     for key in ("split_seed", "val_fraction") if held else ("split_seed",):
-        a, b = (getattr(config, key) for config in configs)
-        if a != b:
+        of_a, of_b = (getattr(config, key) for config in configs)
+        if of_a != of_b:
             raise RunError(
                 f"{folders[0]} and {folders[1]} were measured on different {'hold-out' if held else 'test'} images: "
-                f"dataset.{key} is {a:g} and {b:g}; a comparison needs the same in both"
+                f"dataset.{key} is {of_a:g} and {of_b:g}; a comparison needs the same in both"
             )
 
 

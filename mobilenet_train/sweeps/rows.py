@@ -30,7 +30,7 @@ class Run:
     images_per_second: float | None
     seconds: float | None  # of training
     machine: str | None
-    fingerprint: str | None  # of the data set
+    fingerprint: str  # of the data set; empty without a summary
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def read_run(folder: Path, job: Job) -> Run:
         images_per_second=summary.get("images_per_second"),
         seconds=summary.get("training_seconds"),
         machine=summary.get("machine"),
-        fingerprint=summary.get("data_fingerprint"),
+        fingerprint=summary.get("data_fingerprint", ""),
     )
 
 

@@ -62,5 +62,7 @@ def test_another_split_is_refused_where_it_makes_other_test_images(tmp_path: Pat
     a = make_sweep(tmp_path / "a", BEFORE)
     other = ("dataset.split_seed=1",)
     assert compare(a, make_sweep(tmp_path / "same", AFTER, *other))[0].seeds == [0, 1, 2]
+    decoded = make_sweep(tmp_path / "decoded", AFTER, *other, fingerprint="0f {'size': 37}")  # as image files have it
+    assert compare(a, decoded)[0].seeds == [0, 1, 2]
     with pytest.raises(RunError, match=r"different test images: dataset\.split_seed is 0 and 1;"):
         compare(a, make_sweep(tmp_path / "other", AFTER, *other, fingerprint="0a"))
