@@ -7,17 +7,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from mobilenet_train.config.place import conf_dir
 
-LENGTHS = ((10, "light"), (40, "standard"))  # up to so many epochs
-LONGER = "strong"
-WITH_A_BUDGET = "standard"
+SHORT = 10  # epochs
 
 
 def of_length(key: str, *, _root_: DictConfig) -> Any:
     """The value of a key of the group `augment` for the run that `_root_`, which OmegaConf passes, describes."""
     epochs = _root_.get("epochs")
-    if epochs is None or _root_.get("budget") is not None:
-        return _values(WITH_A_BUDGET)[key]
-    return _values(next((name for most, name in LENGTHS if epochs <= most), LONGER))[key]
+    short = epochs is not None and epochs <= SHORT and _root_.get("budget") is None
+    return _values("light" if short else "standard")[key]
 
 
 @cache

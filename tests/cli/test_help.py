@@ -223,7 +223,7 @@ def test_other_data_and_the_tutorials_setting_begin_with_their_own_optimiser() -
 
 @pytest.mark.parametrize(
     ("words", "chosen"),
-    [("epochs=10", "light"), ("epochs=11", "standard"), ("epochs=41", "strong"), ("epochs=5 budget=9m", "standard")],
+    [("epochs=10", "light"), ("epochs=11", "standard"), ("epochs=80", "standard"), ("epochs=5 budget=9m", "standard")],
 )
 def test_photographs_are_augmented_by_the_length_of_the_run_unless_a_choice_is_named(words: str, chosen: str) -> None:
     of_length = configure("experiment=imagenette", *words.split())
